@@ -1,0 +1,73 @@
+# make demo   set everything up and run the main job on the bundled digits
+# make test   set everything up and run every check that CI runs
+# make lint   only the checks that run no test
+# make clean  remove what was built, the environment included; outputs stay
+#
+# PYTHON=python3.12     the interpreter to use (default: the first of Python 3.11 to 3.13 that is found)
+# VENV=path             an existing environment to use (default: .venv, created here)
+# PYTEST_ARGS="-k word" arguments for pytest
+
+PYTHON ?=
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+# What was installed last: this folder, and [test] when the tools for tests came with it.
+STAMP := $(VENV)/.autocompress
+SUPPORTED = import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+
+.PHONY: demo test lint venv install install-test clean
+
+demo: install
+	$(BIN)/autocompress search
+	@echo
+	@echo "Every trial is in MLflow; to look at it:"
+	@echo "  $(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/outputs/mlflow/mlflow.db"
+
+test: lint
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: install-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+venv: $(BIN)/pip
+
+install: venv
+	@$(call install,.,$(CURDIR))
+
+install-test: venv
+	@$(call install,.[test],[test])
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+# $(call install,REQUIREMENT,LINE): unless the stamp is younger than pyproject.toml, names this folder and has that line.
+define install
+if [ pyproject.toml -nt $(STAMP) ] || ! grep -sqxF '$(CURDIR)' $(STAMP) || ! grep -sqxF '$(2)' $(STAMP); then \
+	echo "Installing into $(VENV). PyTorch's default Linux wheel brings CUDA along, 3 GB to download; the README names a smaller one."; \
+	rm -f $(STAMP) && $(BIN)/python -m pip install --disable-pip-version-check -e '$(1)' && printf '%s\n' '$(CURDIR)' '$(2)' > $(STAMP); \
+fi
+endef
+
+$(BIN)/pip:
+	@if [ -x $(BIN)/python ] && [ $(VENV) != .venv ]; then \
+		echo "$(VENV) has no pip; add it with: $(BIN)/python -m ensurepip" >&2; exit 1; \
+	fi; \
+	found=; \
+	for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+		if "$$python" -c '$(SUPPORTED)' 2>/dev/null; then \
+			found=$${found:-$$python}; \
+			if "$$python" -c 'import venv, ensurepip' 2>/dev/null; then exec "$$python" -m venv $(VENV); fi; \
+		fi; \
+	done; \
+	if [ "$$found" ]; then \
+		package=$$("$$found" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+		echo "$$found cannot create environments; install its venv module: sudo apt-get install $$package" >&2; \
+	else \
+		echo "$(or $(PYTHON),python3) is not Python 3.11, 3.12 or 3.13; install one (sudo apt-get install python3.11 python3.11-venv)" \
+			"or name it: make PYTHON=/path/to/python3.12" >&2; \
+	fi; \
+	exit 1

@@ -1,0 +1,65 @@
+"""Automated compression search: the most accurate model file that fits the budget on the machine it will run on.
+
+Names are loaded on first use, so that the command line and the measuring process start without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autocompress.artifact import Artifact as Artifact
+    from autocompress.budget import Budget as Budget
+    from autocompress.budget import Latency as Latency
+    from autocompress.budget import Measurement as Measurement
+    from autocompress.components import Capabilities as Capabilities
+    from autocompress.components import Metric as Metric
+    from autocompress.components import Observer as Observer
+    from autocompress.components import Pruner as Pruner
+    from autocompress.components import QuantizedTensor as QuantizedTensor
+    from autocompress.components import Quantizer as Quantizer
+    from autocompress.components import Sampler as Sampler
+    from autocompress.components import Target as Target
+    from autocompress.components import Tracker as Tracker
+    from autocompress.errors import AutocompressError as AutocompressError
+    from autocompress.graph import Layer as Layer
+    from autocompress.hookspecs import hookimpl as hookimpl
+    from autocompress.policy import ChannelPolicy as ChannelPolicy
+    from autocompress.policy import LayerPolicy as LayerPolicy
+    from autocompress.policy import Policy as Policy
+    from autocompress.record import SearchResult as SearchResult
+    from autocompress.record import StudyContext as StudyContext
+    from autocompress.record import TrialRecord as TrialRecord
+    from autocompress.run import search as search
+    from autocompress.stats import LayerStats as LayerStats
+    from autocompress.task import Task as Task
+
+_HOMES = {
+    "artifact": ("Artifact",),
+    "budget": ("Budget", "Latency", "Measurement"),
+    "components": (
+        *("Capabilities", "Metric", "Observer", "Pruner", "QuantizedTensor", "Quantizer", "Sampler", "Target", "Tracker"),
+    ),
+    "errors": ("AutocompressError",),
+    "graph": ("Layer",),
+    "hookspecs": ("hookimpl",),
+    "policy": ("ChannelPolicy", "LayerPolicy", "Policy"),
+    "record": ("SearchResult", "StudyContext", "TrialRecord"),
+    "run": ("search",),
+    "stats": ("LayerStats",),
+    "task": ("Task",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605  (a list of str; the linter cannot see through the comprehension)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'autocompress' has no attribute {name!r}")
+    return getattr(import_module(f"autocompress.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,247 @@
+"""Runs the FP32 file and the module on calibration data, and keeps ranges, input moments and gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from autocompress.components import Components, Observer
+from autocompress.errors import ModelError
+from autocompress.graph import BaseGraph, Layer, save
+from autocompress.placement import quantizable
+from autocompress.runner import load_session
+from autocompress.stats import LayerStats
+from autocompress.task import Task
+
+ACTIVATION_BITS = 8
+GRADIENT_SAMPLES = 8
+GRADIENT_BATCH = 32
+POSITIONS = 48
+"""Output positions of a convolution sampled in each image; 128 images give 6,144 patches for moments of up to 1,152 inputs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """An unsigned 8-bit grid: `value = (code - zero_point) * scale`; 0 lies on it exactly."""
+
+    scale: float
+    zero_point: int
+
+    @classmethod
+    def of(cls, low: float, high: float, bits: int = ACTIVATION_BITS) -> Range:
+        """The grid that covers [min(low, 0), max(high, 0)]."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        levels = 2**bits - 1
+        scale = float(np.float32((high - low) / levels)) or 1.0
+        return cls(scale, min(levels, max(0, round(-low / scale))))
+
+
+@dataclasses.dataclass
+class _Moments:
+    """Running sums over patches of one layer: x is (groups, n, d)."""
+
+    total: Tensor
+    square: Tensor
+    count: int = 0
+
+    def add(self, patches: Tensor) -> None:
+        self.total += patches.sum(dim=1)
+        self.square += patches.transpose(1, 2) @ patches
+        self.count += patches.shape[1]
+
+
+class Calibration:
+    """Statistics of one task on one base graph; implements `StatsSource`."""
+
+    def __init__(self, task: Task, graph: BaseGraph, components: Components, folder: Path, seed: int = 0) -> None:
+        self._task, self._graph, self._components = task, graph, components
+        self._folder, self._seed = folder, seed
+
+    def stats(self, layer: Layer) -> LayerStats:
+        """The statistics of a layer."""
+        return LayerStats(layer, torch.from_numpy(self._graph.initializers[layer.weight].copy()), self)
+
+    def observe(self) -> None:
+        """Run the calibration data through the FP32 file now, rather than when a statistic is first asked for."""
+        _ = self._observed
+
+    @cached_property
+    def ranges(self) -> Mapping[str, Range]:
+        """Range of each tensor that some policy may quantize."""
+        observers, _ = self._observed
+        return {name: Range.of(*observer.range(ACTIVATION_BITS)) for name, observer in observers.items()}
+
+    def input_mean(self, layer: Layer) -> Tensor:
+        """Mean input patch: (groups, d)."""
+        moments = self._observed[1][layer.name]
+        return moments.total / moments.count
+
+    def input_second_moment(self, layer: Layer) -> Tensor:
+        """Mean of x x^T over input patches: (groups, d, d)."""
+        moments = self._observed[1][layer.name]
+        return moments.square / moments.count
+
+    def gradient_samples(self, layer: Layer) -> Tensor:
+        """Gradients with respect to the folded weight: (R, *layer.shape)."""
+        return self._gradients[layer.name]
+
+    @cached_property
+    def _observed(self) -> tuple[dict[str, Observer], dict[str, _Moments]]:
+        names = quantizable(self._graph, self._components.target.capabilities())
+        observers = {name: dataclasses.replace(self._components.observer) for name in names}  # type: ignore[type-var]
+        moments: dict[str, _Moments] = {}
+        for values in self._activations(names):
+            for name, observer in observers.items():
+                observer.update(values[name])
+            for layer in self._graph.layers.values():
+                self._add_moments(moments, layer, values[layer.input])
+        return observers, moments
+
+    def _activations(self, names: tuple[str, ...]) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """Values of the named tensors, a batch at a time."""
+        path = self._folder / "observed.onnx"
+        save(_expose(self._graph.open(), names), path)
+        session = load_session(self._components.target, path, threads=torch.get_num_threads())
+        size = self._graph.batch or _batch_size(self._graph, self._task)
+        for inputs, _ in self._task.sets["calibration"].batches(size):
+            outputs = session([inputs.numpy()])[1:]
+            yield dict(zip([name for name in names if name != "input"], outputs, strict=True)) | {"input": inputs.numpy()}
+        path.unlink()
+
+    @staticmethod
+    def _add_moments(moments: dict[str, _Moments], layer: Layer, values: NDArray[np.float32]) -> None:
+        patches = sample_patches(torch.from_numpy(values), layer)
+        if layer.name not in moments:
+            groups, _, width = patches.shape
+            moments[layer.name] = _Moments(torch.zeros(groups, width), torch.zeros(groups, width, width))
+        moments[layer.name].add(patches)
+
+    @cached_property
+    def _gradients(self) -> dict[str, Tensor]:
+        modules = {layer.name: self._task.model.get_submodule(layer.name) for layer in self._graph.layers.values()}
+        samples: dict[str, list[Tensor]] = {name: [] for name in modules}
+        for inputs, targets in self._resamples():
+            self._task.model.zero_grad(set_to_none=True)
+            self._task.loss(self._task.model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+            for name, module in modules.items():
+                samples[name].append(_gradient(module))
+        self._task.model.zero_grad(set_to_none=True)
+        return {name: _unfolded(torch.stack(found), self._fold(name, modules[name])) for name, found in samples.items()}
+
+    def _resamples(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Bootstrap batches of the calibration set."""
+        examples = self._task.sets["calibration"]
+        random = np.random.default_rng(self._seed)
+        for _ in range(GRADIENT_SAMPLES):
+            chosen = random.integers(len(examples), size=min(GRADIENT_BATCH, len(examples)))
+            yield torch.from_numpy(examples.inputs[chosen]), torch.from_numpy(examples.targets[chosen])
+
+    def _fold(self, name: str, module: torch.nn.Module) -> Tensor:
+        """What batch norm multiplied each channel by when it was folded, shaped to divide a gradient of the weight."""
+        layer = self._graph.layers[name]
+        factor = fold_factor(layer, torch.from_numpy(self._graph.initializers[layer.weight].copy()), module)
+        return factor.reshape([-1 if axis == layer.channel_axis else 1 for axis in range(len(layer.shape))])
+
+
+def _unfolded(gradients: Tensor, factor: Tensor) -> Tensor:
+    """Gradients of the folded weight; a channel that batch norm switched off has none."""
+    return torch.where(factor == 0, 0.0, gradients / factor)
+
+
+def fold_factor(layer: Layer, folded: Tensor, module: torch.nn.Module) -> Tensor:
+    """Factor of each output channel between the module's weight and the file's, shape (channels,).
+
+    Raises:
+        ModelError: the module's weight is not the file's weight up to such a factor.
+    """
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.shape != folded.shape:
+        raise ModelError(f"layer {layer.name}: module and exported weight differ in shape; gradients cannot be matched")
+    ours, theirs = (part.detach().movedim(layer.channel_axis, 0).flatten(1) for part in (folded, weight))
+    norm = theirs.square().sum(1)
+    return torch.where(norm > 0, (ours * theirs).sum(1) / norm.clamp_min(1e-30), torch.ones_like(norm))
+
+
+def _gradient(module: torch.nn.Module) -> Tensor:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.grad.detach().clone() if weight.grad is not None else torch.zeros_like(weight)
+
+
+def _expose(model: ir.Model, names: tuple[str, ...]) -> ir.Model:
+    """Make the named tensors outputs, after the model's own."""
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    for name in names:
+        if name == "input":
+            continue
+        value = values[name]
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+        if value.is_graph_output():
+            value = _copied(model, value)
+        model.graph.outputs.append(value)
+    return model
+
+
+def _copied(model: ir.Model, value: ir.Value) -> ir.Value:
+    """A graph may not list one tensor twice among its outputs."""
+    node = ir.node("Identity", [value], name=f"{value.name}_copy")
+    node.outputs[0].name = f"{value.name}_copy"
+    node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    model.graph.append(node)
+    return node.outputs[0]
+
+
+def _batch_size(graph: BaseGraph, task: Task) -> int:
+    """Examples at a time, so that all activations together stay near 100 MB."""
+    macs = sum(layer.macs for layer in graph.layers.values())
+    pixels = math.prod(task.example_input.shape[1:])
+    return 32 if macs < 100e6 and pixels < 50_000 else 4
+
+
+def sample_patches(values: Tensor, layer: Layer) -> Tensor:
+    """Inputs of the layer's products: (groups, n, d). Convolutions at sampled output positions, the same ones for all images.
+
+    Args:
+        values: (N, channels, *space) for a convolution, (..., features) for a linear layer.
+    """
+    if layer.kind == "linear":
+        return values.reshape(1, -1, values.shape[-1])
+    padded = functional.pad(values, _torch_pads(layer.pads)) if any(layer.pads) else values
+    columns = padded.flatten(2).index_select(2, _places(padded.shape[2:], layer).flatten())  # (N, channels, n * window)
+    window = math.prod(layer.shape[2:])
+    columns = columns.reshape(len(values), layer.groups, -1, columns.shape[2] // window, window)
+    return columns.permute(1, 0, 3, 2, 4).reshape(layer.groups, -1, columns.shape[2] * window)
+
+
+def _torch_pads(pads: tuple[int, ...]) -> list[int]:
+    """ONNX lists all begins, then all ends, first axis first; torch lists (begin, end) pairs, last axis first."""
+    half = len(pads) // 2
+    return [size for axis in reversed(range(half)) for size in (pads[axis], pads[axis + half])]
+
+
+def _positions(size: int, kernel: int, stride: int, dilation: int) -> Tensor:
+    """Indices that each output position reads along one axis: (outputs, kernel)."""
+    outputs = (size - (kernel - 1) * dilation - 1) // stride + 1
+    return torch.arange(outputs)[:, None] * stride + torch.arange(kernel) * dilation
+
+
+def _places(space: Sequence[int], layer: Layer) -> Tensor:
+    """Flat indices into the padded space that at most POSITIONS random outputs read: (n, window)."""
+    axes = [_positions(*axis) for axis in zip(space, layer.shape[2:], layer.strides, layer.dilations, strict=True)]
+    counts = [len(axis) for axis in axes]
+    generator = torch.Generator().manual_seed(math.prod(counts))
+    chosen = torch.unravel_index(torch.randperm(math.prod(counts), generator=generator)[:POSITIONS], counts)
+    flat = torch.zeros(len(chosen[0]), 1, dtype=torch.int64)
+    for size, axis, place in zip(space, axes, chosen, strict=True):
+        flat = (flat[:, :, None] * size + axis[place][:, None, :]).flatten(1)
+    return flat

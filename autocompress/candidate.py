@@ -1,0 +1,152 @@
+"""Builds the file of a policy, and saves the state that builds the same bytes again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from autocompress.artifact import Artifact
+from autocompress.calibration import Range
+from autocompress.components import Capabilities, QuantizedTensor
+from autocompress.compress import CompressedLayer, CompressedModel
+from autocompress.errors import PolicyError
+from autocompress.graph import BaseGraph, save
+from autocompress.lowering import lower
+from autocompress.placement import place
+from autocompress.policy import LayerPolicy, Policy
+from autocompress.record import LayerRow
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A built file and what it was built from.
+
+    Attributes:
+        integer: names of the nodes that are meant to compute in integers.
+        encodings: layer to how its weight is stored.
+    """
+
+    artifact: Artifact
+    policy: Policy
+    compressed: CompressedModel
+    integer: frozenset[str]
+    encodings: Mapping[str, str]
+
+
+def build(graph: BaseGraph, policy: Policy, compressed: CompressedModel, capabilities: Capabilities, path: Path) -> Candidate:
+    """Write the file of a policy."""
+    placement = place(graph, policy, capabilities)
+    lowered = lower(graph, compressed, placement, capabilities)
+    save(lowered.model, path)
+    return Candidate(Artifact.of(path, "onnx"), policy, compressed, placement.integer, lowered.encodings)
+
+
+def placement_warnings(graph: BaseGraph, candidate: Candidate, integer: frozenset[str]) -> tuple[str, ...]:
+    """Layers that the runtime computes otherwise than the policy says.
+
+    Args:
+        integer: names of the nodes that the optimized graph computes in integers.
+    """
+    found = []
+    for layer in graph.layers.values():
+        meant, is_so = layer.node in candidate.integer, layer.node in integer
+        if meant != is_so:
+            words = ("integer", "float") if meant else ("float", "integer")
+            found.append(f"layer {layer.name}: meant to be {words[0]}, the runtime computes it in {words[1]}")
+    return tuple(found)
+
+
+def layer_rows(graph: BaseGraph, candidate: Candidate) -> Sequence[LayerRow]:
+    """The per-layer table."""
+    return tuple(_row(graph, candidate, name) for name in graph.layers)
+
+
+def _row(graph: BaseGraph, candidate: Candidate, name: str) -> LayerRow:
+    layer, policy = graph.layers[name], candidate.policy.layers.get(name, LayerPolicy())
+    weight = graph.initializers[layer.weight]
+    encoding = candidate.encodings.get(name, "float32")
+    return LayerRow(
+        layer=name,
+        kind=layer.kind,
+        parameters=layer.parameters,
+        macs=layer.macs,
+        quantizer=policy.quantizer or "float",
+        bits=policy.bits,
+        pruner=policy.pruner or "",
+        sparsity=policy.sparsity,
+        encoding=encoding,
+        stored_bytes=_stored_bytes(candidate.compressed.layers.get(name), encoding, layer.parameters),
+        weight_minimum=float(weight.min()),
+        weight_maximum=float(weight.max()),
+        weight_mean=float(weight.mean()),
+    )
+
+
+def _stored_bytes(layer: CompressedLayer | None, encoding: str, parameters: int) -> int:
+    """Bytes of codes and mask as stored, or of float values."""
+    if layer is None:
+        return 4 * parameters
+    if not isinstance(layer.weight, QuantizedTensor):
+        return 4 * layer.weight.numel()
+    bits = 4 if encoding.endswith("int4") else 8
+    codes = layer.weight.codes
+    if encoding.startswith("sparse"):
+        return (codes.numel() + 7) // 8 + (int(codes.count_nonzero()) * bits + 7) // 8
+    return (codes.numel() * bits + 7) // 8
+
+
+def save_state(compressed: CompressedModel, path: Path) -> None:
+    """Save every tensor that determines the file: codes or values, scales, biases, masks, ranges, kept channels."""
+    tensors: dict[str, Tensor] = {}
+    axes: dict[str, tuple[int, int]] = {}
+    for name, layer in compressed.layers.items():
+        if isinstance(layer.weight, QuantizedTensor):
+            weight = layer.weight
+            tensors |= {f"codes:{name}": weight.codes, f"scale:{name}": weight.scale, f"zero_point:{name}": weight.zero_point}
+            axes[name] = (weight.axis, weight.bits)
+        else:
+            tensors[f"weight:{name}"] = layer.weight
+        optional = {f"bias:{name}": layer.bias, f"mask:{name}": layer.mask}
+        tensors |= {key: tensor for key, tensor in optional.items() if tensor is not None}
+    tensors |= {f"kept:{name}": kept for name, kept in compressed.kept.items()}
+    ranges = {name: (grid.scale, grid.zero_point) for name, grid in compressed.ranges.items()}
+    metadata = {"axes": json.dumps(axes, sort_keys=True), "ranges": json.dumps(ranges, sort_keys=True)}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+def load_state(path: Path) -> CompressedModel:
+    """Inverse of `save_state`.
+
+    Raises:
+        PolicyError: the file is missing or is not such a state.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
+            metadata = {key: json.loads(text) for key, text in file.metadata().items()}
+        axes, ranges = metadata["axes"], metadata["ranges"]
+    except Exception as error:
+        raise PolicyError(f"state {path}: not the state of a policy: {error}") from error
+    names = dict.fromkeys(key.split(":", 1)[1] for key in tensors if key.startswith(("codes:", "weight:")))
+    return CompressedModel(
+        layers={name: _loaded_layer(name, tensors, axes) for name in names},
+        ranges={name: Range(scale, zero_point) for name, (scale, zero_point) in ranges.items()},
+        kept={key.removeprefix("kept:"): tensor for key, tensor in tensors.items() if key.startswith("kept:")},
+    )
+
+
+def _loaded_layer(name: str, tensors: Mapping[str, Tensor], axes: Mapping[str, tuple[int, int]]) -> CompressedLayer:
+    weight: QuantizedTensor | torch.Tensor
+    if f"codes:{name}" in tensors:
+        codes, scale, zero_point = (tensors[f"{part}:{name}"] for part in ("codes", "scale", "zero_point"))
+        weight = QuantizedTensor(codes, scale, zero_point, *axes[name])
+    else:
+        weight = tensors[f"weight:{name}"]
+    return CompressedLayer(weight, tensors.get(f"bias:{name}"), tensors.get(f"mask:{name}"))

@@ -1,0 +1,189 @@
+"""What a plugin can bring: small abstract classes, each with one to three methods.
+
+A component is a plain dataclass whose fields are its Hydra configuration (scalars, Enum, list, nested dataclass) and whose
+class attribute `name` is how configs, policies and reports call it. The core does the rest: caching, lowering, tracking.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import optuna
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from autocompress.graph import Layer
+    from autocompress.stats import LayerStats
+
+    Array = NDArray[np.generic]
+    Session = Callable[[Sequence[Array]], list[Array]]
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """Integer codes and how to read them: `value = (codes - zero_point) * scale`.
+
+    Attributes:
+        codes: int8, the weight's shape, each within the signed range of `bits` bits.
+        scale: float32, shape (channels,) along `axis`, or () for the whole tensor; positive.
+        zero_point: int8, the shape of `scale`.
+        axis: the axis of `scale`; ignored when `scale` has shape ().
+        bits: 2 to 8.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    axis: int
+    bits: int
+
+    def dequantize(self) -> Tensor:
+        """The float32 values that the codes stand for; shape of `codes`."""
+        shape = [1] * self.codes.dim()
+        if self.scale.dim():
+            shape[self.axis] = -1
+        return (self.codes.float() - self.zero_point.float().reshape(shape)) * self.scale.reshape(shape)
+
+
+class Component(ABC):
+    """Anything that a plugin registers under a name."""
+
+    name: ClassVar[str]
+
+
+class Quantizer(Component):
+    """Turns a weight into integer codes."""
+
+    @abstractmethod
+    def bit_widths(self, layer: Layer) -> Sequence[int]:
+        """Bit-widths (2 to 8) that this quantizer offers for the layer; empty: it does not handle such a layer."""
+
+    @abstractmethod
+    def quantize(self, weight: Tensor, bits: int, stats: LayerStats, mask: Tensor | None = None) -> QuantizedTensor:
+        """Codes for `weight` (float32, any shape; output channels on `stats.layer.channel_axis`).
+
+        Args:
+            mask: bool, the weight's shape; entries that are False must decode to exactly 0.
+        """
+
+
+class Pruner(Component):
+    """A criterion: which weights matter. Where and how much is cut is decided outside of it."""
+
+    @abstractmethod
+    def score(self, weight: Tensor, stats: LayerStats) -> Tensor:
+        """Importance of each weight: float32, the weight's shape, higher is kept."""
+
+    def update(self, weight: Tensor, mask: Tensor, stats: LayerStats) -> Tensor:
+        """The weights that are left, after any compensation; entries where `mask` is False must be 0."""
+        return weight * mask
+
+
+class Observer(Component):
+    """Finds the range of one activation tensor. A fresh copy of the configured instance watches each tensor."""
+
+    @abstractmethod
+    def update(self, batch: NDArray[np.float32]) -> None:
+        """See the tensor's values on one calibration batch (any shape)."""
+
+    @abstractmethod
+    def range(self, bits: int) -> tuple[float, float]:
+        """(low, high) that `bits` bits shall cover; low <= 0 <= high is enforced by the caller."""
+
+
+class Metric(Component):
+    """A quality figure: larger is better.
+
+    It is computed from statistics per example, so that subsets, paired intervals and resampling need no second run.
+    """
+
+    against_reference: ClassVar[bool] = False
+    """Whether `expected` is the FP32 file's output instead of the targets."""
+
+    @abstractmethod
+    def statistics(self, outputs: Array, expected: Array) -> NDArray[np.float64]:
+        """One row for each example: shape (N,) or (N, k). `outputs` is the model's first output, shape (N, ...)."""
+
+    def value(self, statistics: NDArray[np.float64]) -> float:
+        """The figure for the examples whose statistics are given; by default their mean."""
+        return float(np.mean(statistics))
+
+
+class Sampler(Component):
+    """Makes the Optuna sampler that proposes policies."""
+
+    @abstractmethod
+    def create(self, seed: int) -> optuna.samplers.BaseSampler:
+        """A sampler that depends on nothing but the seed and the study."""
+
+
+class Tracker(Component):
+    """Something that is told about trials; its methods implement the hooks `autocompress_trial_finished` and so on."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a runtime runs fast and what it expands when it loads a file.
+
+    Attributes:
+        containers: stored bits that a weight can have, per layer kind, for example {"conv2d": (4, 8)}.
+        integer_ops: ONNX operators without weights that have an integer kernel with an output range of its own.
+        passthrough_ops: ONNX operators that only move values, so that the output keeps the input's scale.
+        packed_sparse: whether a bit mask plus packed non-zeros is expanded at load and not at each inference.
+        minimum_runtime: runtime to the lowest version that runs the files.
+    """
+
+    containers: Mapping[str, tuple[int, ...]]
+    integer_ops: frozenset[str]
+    passthrough_ops: frozenset[str]
+    packed_sparse: bool = False
+    minimum_runtime: Mapping[str, str] = field(default_factory=dict)
+
+
+class Target(Component):
+    """A runtime on a device.
+
+    The session module is one self-contained file: it imports the standard library, numpy and the runtime, nothing else,
+    because the process that measures (and later another device) runs it without autocompress.
+    """
+
+    threads: int
+    """Threads of one inference when latency is measured."""
+
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What this runtime runs well."""
+
+    @property
+    @abstractmethod
+    def session_file(self) -> Path:
+        """Path of the session module, with three functions.
+
+        `load(path, threads, optimize, **options)` returns a function from input arrays to output arrays;
+        `integer_nodes(path, inputs, **options)` the names of the nodes that the optimized graph computes in integers;
+        `version()` the runtime's name and version.
+        """
+
+    def options(self) -> dict[str, object]:
+        """Options passed to the session module, JSON values only."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Components:
+    """The configured instances that one run may use, by name."""
+
+    quantizers: Mapping[str, Quantizer]
+    pruners: Mapping[str, Pruner]
+    observer: Observer
+    metric: Metric
+    target: Target
+    sampler: Sampler
+    trackers: Sequence[Tracker] = field(default_factory=tuple)

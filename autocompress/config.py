@@ -1,0 +1,245 @@
+"""Hydra's side: schema, component groups, and the way from a `DictConfig` to plain dataclasses. `DictConfig` ends here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import hydra
+from hydra import compose, initialize_config_module
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from autocompress.budget import Budget
+from autocompress.components import Components, Metric, Observer, Sampler, Target
+from autocompress.data import DataSettings
+from autocompress.device import TimingSettings
+from autocompress.errors import ConfigError, UnknownComponentError
+from autocompress.loop import Goal, SearchSettings
+from autocompress.models import ModelSettings
+from autocompress.record import Objective
+from autocompress.registry import KINDS, Registry
+from autocompress.settings import Settings
+from autocompress.space import SpaceSettings
+from autocompress.trial import TrialSettings
+
+CONFIG_MODULE = "autocompress.conf"
+
+
+@dataclass
+class BudgetSettings:
+    """Limits of the answer; null: no limit. See `autocompress.Budget`."""
+
+    size_bytes: float | None = None
+    size_ratio: float | None = None
+    latency_ms: float | None = None
+    latency_ratio: float | None = None
+    accuracy_drop: float | None = None
+
+
+@dataclass
+class BaseSchema:
+    """Keys that every search has. Components are mappings from their name to their own fields."""
+
+    quantizer: dict[str, Any] = field(default_factory=dict)
+    pruner: dict[str, Any] = field(default_factory=dict)
+    observer: dict[str, Any] = field(default_factory=dict)
+    metric: dict[str, Any] = field(default_factory=dict)
+    target: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)
+    tracking: dict[str, Any] = field(default_factory=dict)
+    objective: str = "accuracy"
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    space: SpaceSettings = field(default_factory=SpaceSettings)
+    trial: TrialSettings = field(default_factory=TrialSettings)
+    timing: TimingSettings = field(default_factory=TimingSettings)
+
+
+@dataclass
+class JobSchema(BaseSchema):
+    """A job of the command line: a search with a model and data by configuration."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+
+
+@dataclass
+class ApplySchema(JobSchema):
+    """`autocompress apply`: the policy to build again."""
+
+    policy: str = MISSING
+
+
+@dataclass
+class EvaluateSchema(JobSchema):
+    """`autocompress evaluate`: the file to measure."""
+
+    artifact: str = MISSING
+
+
+@dataclass
+class PluginsSchema:
+    """`autocompress plugins`: nothing to configure."""
+
+
+SCHEMAS = {
+    "base_schema": BaseSchema,
+    "search_schema": JobSchema,
+    "apply_schema": ApplySchema,
+    "evaluate_schema": EvaluateSchema,
+    "plugins_schema": PluginsSchema,
+}
+
+
+def register(registry: Registry) -> None:
+    """Make schemas, components and plugins' config folders known to Hydra."""
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(name=name, node=schema)
+    for (kind, name), registered in registry.components.items():
+        package = f"{kind}.{name}"
+        store.store(name=name, group=kind, node=registered.component, package=package, provider=registered.plugin.distribution)
+    _PluginConfigs.folders = list(_plugin_configs(registry))
+    Plugins.instance().register(_PluginConfigs)
+
+
+class _PluginConfigs(SearchPathPlugin):
+    """Adds the `conf` folder that a plugin's package may carry."""
+
+    folders: list[str] = []  # noqa: RUF012  (Hydra creates the instance itself, so the class has to carry them)
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in self.folders:
+            search_path.append(provider="autocompress-plugin", path=f"pkg://{folder}")
+
+
+def _plugin_configs(registry: Registry) -> Iterator[str]:
+    modules = [getattr(plugin, "__name__", "") for plugin in registry.manager.get_plugins()]
+    for package in dict.fromkeys(name.split(".")[0] for name in modules if name):
+        if package != "autocompress" and (files(package) / "conf" / "__init__.py").is_file():
+            yield f"{package}.conf"
+
+
+def compose_settings(overrides: Sequence[str], registry: Registry) -> Settings:
+    """Settings for a search from Python: the packaged defaults with Hydra overrides, without model and data."""
+    register(registry)
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        config = compose("base", overrides=list(overrides))
+    return search_settings(config, registry, Path())
+
+
+@dataclass(frozen=True)
+class Job:
+    """One invocation of the command line, free of Hydra.
+
+    Attributes:
+        settings: None for a verb that measures nothing.
+        policy, artifact: the file that `apply` or `evaluate` was given.
+    """
+
+    settings: Settings | None = None
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    policy: Path | None = None
+    artifact: Path | None = None
+
+
+def hydra_main(verb: str, run: Callable[[Job], None], registry: Registry) -> None:
+    """Let Hydra read the command line and run the job, or each job of a sweep."""
+
+    def job(config: DictConfig) -> None:
+        run(_job(config, registry))
+
+    hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=verb)(job)()
+
+
+def _job(config: DictConfig, registry: Registry) -> Job:
+    if OmegaConf.get_type(config) is PluginsSchema:
+        return Job()
+    settings = search_settings(config, registry, Path(HydraConfig.get().runtime.output_dir))
+    schema = cast(JobSchema, OmegaConf.to_object(config))
+    paths = {name: Path(getattr(schema, name)) for name in ("policy", "artifact") if hasattr(schema, name)}
+    return Job(settings, schema.model, schema.data, **paths)
+
+
+def search_settings(config: DictConfig, registry: Registry, folder: Path) -> Settings:
+    """Validate everything, and leave Hydra behind.
+
+    Raises:
+        ConfigError: a mandatory value is open, or a value is not allowed; all open keys are named together.
+    """
+    _require_values(config)
+    schema = cast(BaseSchema, OmegaConf.to_object(config))
+    if schema.objective not in get_args(Objective):
+        raise ConfigError(f"objective='{schema.objective}': expected one of {', '.join(get_args(Objective))}")
+    return Settings(
+        goal=Goal(cast(Objective, schema.objective), Budget(**asdict(schema.budget))),
+        components=_components(schema, registry),
+        search=schema.search,
+        space=schema.space,
+        trial=schema.trial,
+        timing=schema.timing,
+        folder=folder,
+        plain=cast(Mapping[str, Any], OmegaConf.to_container(config, resolve=True)),
+    )
+
+
+def _require_values(config: DictConfig) -> None:
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"no value for {', '.join(missing)}: set it on the command line, for example {missing[0]}=VALUE")
+
+
+def _components(schema: BaseSchema, registry: Registry) -> Components:
+    return Components(
+        quantizers=_several(schema, "quantizer", registry),
+        pruners=_several(schema, "pruner", registry),
+        observer=cast(Observer, _one(schema, "observer", registry)),
+        metric=cast(Metric, _one(schema, "metric", registry)),
+        target=cast(Target, _one(schema, "target", registry)),
+        sampler=cast(Sampler, _one(schema, "sampler", registry)),
+        trackers=tuple(_several(schema, "tracking", registry).values()),
+    )
+
+
+def _several(schema: BaseSchema, kind: str, registry: Registry) -> dict[str, Any]:
+    return {name: _instance(kind, name, values, registry) for name, values in getattr(schema, kind).items()}
+
+
+def _instance(kind: str, name: str, values: Any, registry: Registry) -> Any:
+    """Hydra gives an instance when the group file is the dataclass itself, a mapping when the user wrote YAML."""
+    component = cast(type[Any], registry.component(kind, name))
+    if isinstance(values, component):
+        return values
+    known = {entry.name for entry in fields(component)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(f"{kind}.{name}: no option '{unknown[0]}'; options: {', '.join(sorted(known)) or 'none'}")
+    return component(**values)
+
+
+def _one(schema: BaseSchema, kind: str, registry: Registry) -> Any:
+    found = _several(schema, kind, registry)
+    if len(found) != 1:
+        raise ConfigError(
+            f"{kind}: expected exactly one, found {', '.join(found) or 'none'}; available: {registry.names(kind)}"
+        )
+    return next(iter(found.values()))
+
+
+def explain(error: Exception, registry: Registry) -> str:
+    """Hydra's and OmegaConf's errors in one line."""
+    text = " ".join(str(error).split())
+    unknown = re.search(r"Could not find '(\w+)/([^']+)'", text)
+    if unknown and unknown[1] in KINDS:
+        return str(UnknownComponentError(unknown[1], unknown[2], registry.names(unknown[1])))
+    return re.sub(r" (full_key|reference_type|object_type)[:=]", r"; \1: ", text)

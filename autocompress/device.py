@@ -1,0 +1,131 @@
+"""Talks to the process that runs model files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autocompress import runner
+from autocompress.budget import Latency
+from autocompress.components import Target
+from autocompress.errors import RuntimeCrashError
+
+
+@dataclass
+class TimingSettings:
+    """How long latency is measured.
+
+    Attributes:
+        seconds: at most so many seconds of rounds for one file.
+        precision: stop when the ratio's 95 % interval is within this share of it.
+    """
+
+    seconds: float = 1.5
+    precision: float = 0.005
+
+
+class Device:
+    """A target's runtime in a process of its own, restarted after a crash."""
+
+    def __init__(self, target: Target, threads: int) -> None:
+        self._target, self._threads = target, threads
+        self._process: subprocess.Popen[str] | None = None
+
+    def describe(self) -> dict[str, str]:
+        """Names of the `device` and the `runtime`."""
+        description: dict[str, str] = self._ask("describe")
+        return description
+
+    def outputs(self, path: Path, inputs: Path, start: int, stop: int, batch: int, optimize: bool = True) -> NDArray[Any]:
+        """First output of a file for examples start .. stop of an array file."""
+        with tempfile.NamedTemporaryFile(suffix=".npy", dir=inputs.parent) as file:
+            request = {"path": str(path), "inputs": str(inputs), "save": file.name, "threads": self._threads}
+            self._ask("outputs", **request, start=start, stop=stop, batch=batch, optimize=optimize)
+            array: NDArray[Any] = np.load(file.name)
+            return array
+
+    def integer_nodes(self, path: Path, inputs: Path) -> frozenset[str]:
+        """Names of the nodes that the optimized graph computes in integers."""
+        return frozenset(self._ask("integer_nodes", path=str(path), inputs=str(inputs)))
+
+    def latency(self, reference: Path, candidate: Path, inputs: Path, timing: TimingSettings) -> Latency:
+        """Time a file against the reference, interleaved, with the target's threads."""
+        paths = {"reference": str(reference), "candidate": str(candidate), "inputs": str(inputs)}
+        limits = {"threads": self._target.threads, "seconds": timing.seconds, "precision": timing.precision}
+        return Latency(**self._ask("latency", **paths, **limits))
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def _ask(self, do: str, **arguments: Any) -> Any:
+        line = self._exchange(json.dumps({"do": do, **arguments}))
+        if not line:
+            raise RuntimeCrashError(
+                f"target {self._target.name}: the runtime's process ended ({self._end()}) while asked to {do}"
+            )
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RuntimeCrashError(f"target {self._target.name}: {do}: {answer['error']}")
+        return answer["ok"]
+
+    def _exchange(self, request: str) -> str:
+        """One request, one answer; empty when the process ended. An interrupted request must not leave its answer behind."""
+        process = self._running()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(request + "\n")
+                process.stdin.flush()
+            return process.stdout.readline()
+        except BaseException:
+            self.close()
+            raise
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            command = [
+                sys.executable,
+                "-P",
+                runner.__file__,
+                str(self._target.session_file),
+                json.dumps(self._target.options()),
+            ]
+            # A session of its own: Ctrl-C reaches the search, which then ends this process in order.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            )
+        return self._process
+
+    def _end(self) -> str:
+        assert self._process is not None
+        status = self._process.wait()
+        self.close()
+        return f"signal {-status}" if status < 0 else f"status {status}"
+
+
+@contextlib.contextmanager
+def open_device(target: Target, threads: int) -> Iterator[Device]:
+    """A device that is closed at the end.
+
+    Args:
+        threads: threads for computing outputs; latency uses the target's own.
+    """
+    device = Device(target, threads)
+    try:
+        yield device
+    finally:
+        device.close()

@@ -1,0 +1,63 @@
+"""Every error that is explained to the user: one root, each refining a builtin.
+
+The command line prints these as one line and exits with status 2; any other exception keeps its traceback.
+A message says who, where, what was given, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class AutocompressError(Exception):
+    """Root of all errors raised on purpose by autocompress."""
+
+
+class ConfigError(AutocompressError, ValueError):
+    """A setting is missing, unknown or contradictory."""
+
+
+class UnknownComponentError(AutocompressError, KeyError):
+    """A component was asked for by a name that no loaded plugin registers."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
+        close = get_close_matches(name, self.known, n=1)
+        guess = f" Did you mean '{close[0]}'?" if close else ""
+        super().__init__(f"{kind} '{name}' is not registered; available: {', '.join(self.known) or 'none'}.{guess}")
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class PluginError(AutocompressError, TypeError):
+    """A plugin broke the contract of the hook or component that it implements."""
+
+
+class ExportError(AutocompressError, RuntimeError):
+    """The model cannot be turned into the graph that everything else edits."""
+
+
+class ModelError(AutocompressError, ValueError):
+    """The model or its weights cannot be built as configured."""
+
+
+class DataError(AutocompressError, ValueError):
+    """A data set is empty, unreadable or does not fit the model."""
+
+
+class PolicyError(AutocompressError, ValueError):
+    """A policy does not fit the model, or its file is not a policy."""
+
+
+class BudgetError(AutocompressError, ValueError):
+    """A budget is zero, negative or contradictory."""
+
+
+class RuntimeCrashError(AutocompressError, RuntimeError):
+    """The runtime's process ended or answered with an error; carries what it said."""
+
+
+class CheckError(AutocompressError, ArithmeticError):
+    """A candidate file failed a check: it did not load, is not finite, or disagrees with itself."""

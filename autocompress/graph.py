@@ -1,0 +1,351 @@
+"""The exported FP32 graph: made once, then only edited. Layers, activation tensors, and what is around them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from autocompress.errors import ExportError
+
+OPSET = 21
+"""First opset with INT4 tensors."""
+
+ACTIVATIONS = frozenset({"Relu", "Clip"})
+_CONVOLUTIONS = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An operator with a weight.
+
+    Attributes:
+        name: path of the module, as in the weight's name.
+        kind: conv1d, conv2d, conv3d, depthwise or linear.
+        node: name of the operator in the graph.
+        weight, bias: names of the initializers; bias None: there is none.
+        shape: shape of the weight.
+        channel_axis: axis of the output channels in the weight.
+        groups: groups of a convolution, else 1.
+        macs: multiply-accumulates for one example.
+        input: the activation tensor that it reads.
+        output: the tensor that it gives, after an activation that folds into it.
+        strides, dilations: of a convolution, one for each axis of space.
+        pads: of a convolution, zeros before each axis of space, then after each.
+    """
+
+    name: str
+    kind: str
+    node: str
+    weight: str
+    bias: str | None
+    shape: tuple[int, ...]
+    channel_axis: int
+    groups: int
+    macs: int
+    input: str
+    output: str
+    strides: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels."""
+        return self.shape[self.channel_axis]
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operator without a weight; `inputs` are activation tensors only, `output` is after a folded activation."""
+
+    name: str
+    op_type: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True)
+class BaseGraph:
+    """The FP32 file and what is known about it. The file is the reference that every ratio is taken against.
+
+    Attributes:
+        path: the FP32 model, stripped of metadata.
+        data: its bytes.
+        batch: the batch size of the file, None when any is accepted.
+        layers: by name, in the order of execution.
+        ops: the other operators, in the order of execution.
+        outputs: names of the graph's outputs.
+        initializers: weights and biases of the layers by initializer name.
+    """
+
+    path: Path
+    data: bytes = field(repr=False)
+    batch: int | None
+    layers: dict[str, Layer]
+    ops: tuple[Op, ...]
+    outputs: tuple[str, ...]
+    initializers: dict[str, NDArray[np.float32]] = field(repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the FP32 file: two models are the same when it is."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def open(self) -> ir.Model:
+        """A fresh copy that may be edited."""
+        return ir.serde.deserialize_model(_proto(self.data))
+
+    @cached_property
+    def tensors(self) -> tuple[str, ...]:
+        """Activation tensors that layers and operators read or give."""
+        touched = [name for layer in self.layers.values() for name in (layer.input, layer.output)]
+        touched += [name for op in self.ops for name in (*op.inputs, op.output)]
+        return tuple(dict.fromkeys(touched))
+
+
+def export(model: torch.nn.Module, example_input: torch.Tensor, path: Path) -> BaseGraph:
+    """Export the module in eval mode, strip what only describes its origin, and save it.
+
+    The batch axis is left open when the model allows it.
+
+    Raises:
+        ExportError: the model does not export; names the operator when the exporter does.
+    """
+    exported, batch = _export_any_batch(model.eval(), example_input)
+    _strip(exported)
+    _rename(exported)
+    save(exported, path)
+    return read(path, exported, batch)
+
+
+def _export_any_batch(model: torch.nn.Module, example: torch.Tensor) -> tuple[ir.Model, int | None]:
+    pair = example[:1].expand(2, *example.shape[1:]).contiguous()
+    try:
+        return _export(model, pair, ({0: torch.export.Dim("batch")},)), None
+    except Exception as open_batch:
+        try:
+            return _export(model, example[:1], None), 1
+        except Exception as error:
+            raise ExportError(_export_message(model, error)) from open_batch
+
+
+def _export(model: torch.nn.Module, example: torch.Tensor, shapes: Any) -> ir.Model:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model, (example,), dynamo=True, opset_version=OPSET, dynamic_shapes=shapes, verbose=False, optimize=True
+        )
+    if program is None or len(program.model.graph.outputs) != 1 or len(program.model.graph.inputs) != 1:
+        raise ExportError(f"model {type(model).__name__}: expected one tensor in and one tensor out")
+    return program.model
+
+
+def _export_message(model: torch.nn.Module, error: Exception) -> str:
+    causes: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(str(cause))
+        cause = cause.__cause__
+    text = "\n".join(causes)
+    operator = re.search(r"(aten\.[\w.]+|torchvision\.[\w.]+|No ONNX function found for [^.\n]+)", text)
+    detail = operator.group(0) if operator else next((line for line in text.splitlines() if line.strip()), "unknown reason")
+    return (
+        f"model {type(model).__name__} does not export to ONNX opset {OPSET}: {detail.strip()}; "
+        "try torch.onnx.export(model, (example,), dynamo=True) for the full report"
+    )
+
+
+def _strip(model: ir.Model) -> None:
+    """Remove stack traces, file paths and names of the author's source: they are a tenth of a small model's bytes."""
+    model.metadata_props.clear()
+    model.doc_string = None
+    model.producer_name, model.producer_version = "autocompress", None
+    model.graph.metadata_props.clear()
+    model.graph.doc_string = None
+    model.graph.name = "g"
+    for domain in [domain for domain in model.opset_imports if domain]:
+        del model.opset_imports[domain]
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in _values(model):
+        value.metadata_props.clear()
+        value.doc_string = None
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    yield from model.graph.inputs
+    yield from model.graph.initializers.values()
+    for node in model.graph:
+        yield from node.outputs
+
+
+def _rename(model: ir.Model) -> None:
+    """Short names for operators and activations: in a small model names outweigh 4-bit weights."""
+    model.graph.inputs[0].name = "input"
+    for index, node in enumerate(model.graph):
+        node.name = f"n{index}"
+        for position, value in enumerate(node.outputs):
+            value.name = f"t{index}" if position == 0 else f"t{index}_{position}"
+    model.graph.outputs[0].name = "output"
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write a model without the types and shapes of inner tensors, which a runtime infers."""
+    kept = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
+    shapes = [(value, value.shape, value.type) for node in model.graph for value in node.outputs if id(value) not in kept]
+    for value, _, _ in shapes:
+        value.shape, value.type = None, None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = ir.serde.serialize_model(model).SerializeToString()
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+    for value, shape, type_ in shapes:
+        value.shape, value.type = shape, type_
+
+
+def _proto(data: bytes) -> Any:
+    import onnx
+
+    return onnx.load_from_string(data)
+
+
+def read(path: Path, model: ir.Model, batch: int | None) -> BaseGraph:
+    """Describe a graph that carries the shapes of its tensors."""
+    absorbed = _absorbed(model)
+    layers = [_layer(node, absorbed) for node in model.graph if _weight(node) is not None]
+    nodes = {layer.node for layer in layers} | {node.name for node in absorbed.values()}
+    ops = [_op(node, absorbed) for node in model.graph if node.name not in nodes]
+    names = [name for layer in layers for name in (layer.weight, layer.bias) if name]
+    return BaseGraph(
+        path=path,
+        data=path.read_bytes(),
+        batch=batch,
+        layers={layer.name: layer for layer in layers},
+        ops=tuple(op for op in ops if op.inputs),
+        outputs=tuple(str(value.name) for value in model.graph.outputs),
+        initializers={name: constant(model.graph.initializers[name]) for name in names},
+    )
+
+
+def constant(value: ir.Value) -> NDArray[Any]:
+    """The array of an initializer."""
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def _absorbed(model: ir.Model) -> dict[str, ir.Node]:
+    """Tensor to the activation that is its only reader, when the pair can be one quantized operator."""
+    found = {}
+    for node in model.graph:
+        users = [use.node for use in node.outputs[0].uses()]
+        foldable = node.op_type not in ACTIVATIONS and not node.outputs[0].is_graph_output()
+        if foldable and len(users) == 1 and users[0].op_type in ACTIVATIONS and _reaches_zero(users[0]):
+            found[str(node.outputs[0].name)] = users[0]
+    return found
+
+
+def _reaches_zero(node: ir.Node) -> bool:
+    """Whether the activation cuts at zero, so that a quantizer's range does the same work."""
+    if node.op_type == "Relu":
+        return True
+    lower = node.inputs[1] if len(node.inputs) > 1 else None
+    return lower is not None and lower.const_value is not None and float(lower.const_value.numpy()) == 0.0
+
+
+def _output(node: ir.Node, absorbed: dict[str, ir.Node]) -> str:
+    name = str(node.outputs[0].name)
+    return str(absorbed[name].outputs[0].name) if name in absorbed else name
+
+
+def _weight(node: ir.Node) -> ir.Value | None:
+    if node.op_type not in {"Conv", "Gemm", "MatMul"} or len(node.inputs) < 2:
+        return None
+    weight = node.inputs[1]
+    usable = weight is not None and _is_own_parameter(weight)
+    transposed = node.op_type == "Gemm" and _integer(node, "transA")
+    rank = len(weight.shape or ()) if weight is not None else 0
+    return weight if usable and not transposed and (node.op_type == "Conv" or rank == 2) else None
+
+
+def _is_own_parameter(value: ir.Value) -> bool:
+    """Whether it is a float initializer that only one operator reads: a shared weight has no single input to calibrate on."""
+    return value.is_initializer() and value.dtype == ir.DataType.FLOAT and len(list(value.uses())) == 1
+
+
+def _layer(node: ir.Node, absorbed: dict[str, ir.Node]) -> Layer:
+    weight = _weight(node)
+    assert weight is not None and node.inputs[0] is not None
+    shape = constant(weight).shape
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    groups = node.attributes.get_int("group", 1) or 1
+    return Layer(
+        name=str(weight.name).removesuffix(".weight"),
+        kind=_kind(node, shape, groups),
+        node=str(node.name),
+        weight=str(weight.name),
+        bias=str(bias.name) if bias is not None else None,
+        shape=shape,
+        channel_axis=_channel_axis(node),
+        groups=groups,
+        macs=_macs(node, shape),
+        input=str(node.inputs[0].name),
+        output=_output(node, absorbed),
+        **_geometry(node, len(shape) - 2),
+    )
+
+
+def _geometry(node: ir.Node, axes: int) -> dict[str, tuple[int, ...]]:
+    if node.op_type != "Conv":
+        return {}
+    defaults = {"strides": (1,) * axes, "dilations": (1,) * axes, "pads": (0,) * (2 * axes)}
+    return {name: tuple(node.attributes.get_ints(name, default)) for name, default in defaults.items()}
+
+
+def _kind(node: ir.Node, shape: Sequence[int], groups: int) -> str:
+    if node.op_type != "Conv":
+        return "linear"
+    return "depthwise" if groups > 1 and shape[1] == 1 else _CONVOLUTIONS.get(len(shape), "conv")
+
+
+def _channel_axis(node: ir.Node) -> int:
+    if node.op_type == "Conv":
+        return 0
+    return 0 if node.op_type == "Gemm" and _integer(node, "transB") else 1
+
+
+def _integer(node: ir.Node, attribute: str) -> int:
+    """An integer attribute, 0 when it is absent."""
+    return node.attributes.get_int(attribute, None) or 0
+
+
+def _macs(node: ir.Node, shape: Sequence[int]) -> int:
+    """Weights times the positions that each is used at, for one example."""
+    positions = list(node.outputs[0].shape or ())[1:]
+    spatial = positions[1:] if node.op_type == "Conv" else positions[:-1]
+    return math.prod(shape) * math.prod(size if isinstance(size, int) else 1 for size in spatial)
+
+
+def _op(node: ir.Node, absorbed: dict[str, ir.Node]) -> Op:
+    inputs = tuple(str(value.name) for value in node.inputs if value is not None and value.const_value is None)
+    return Op(name=str(node.name), op_type=node.op_type, inputs=inputs, output=_output(node, absorbed))

@@ -1,0 +1,42 @@
+"""Tells plugins what happens. A tracker that fails is reported once per kind of failure; it never ends a search."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pluggy
+
+from autocompress.components import Tracker
+from autocompress.errors import AutocompressError
+
+
+class TrackerWarning(AutocompressError, UserWarning):
+    """A plugin that listens to the search raised; what it should have stored is stored at the next start."""
+
+
+class Notifier:
+    """Calls the hooks of a run, each plugin by itself."""
+
+    def __init__(self, manager: pluggy.PluginManager, trackers: tuple[Tracker, ...]) -> None:
+        self._manager, self._trackers = manager, trackers
+
+    def __enter__(self) -> Notifier:
+        for tracker in self._trackers:
+            self._manager.register(tracker, name=f"tracker:{tracker.name}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for tracker in self._trackers:
+            self._manager.unregister(tracker)
+
+    def __call__(self, hook: str, **arguments: Any) -> None:
+        """Call a hook in every plugin that implements it."""
+        everyone = self._manager.get_plugins()
+        for plugin in [implementation.plugin for implementation in getattr(self._manager.hook, hook).get_hookimpls()]:
+            others = [other for other in everyone if other is not plugin]
+            try:
+                self._manager.subset_hook_caller(hook, others)(**arguments)
+            except Exception as error:
+                name = self._manager.get_name(plugin)
+                warnings.warn(f"{name} failed in {hook}: {type(error).__name__}: {error}", TrackerWarning, stacklevel=2)

@@ -1,0 +1,151 @@
+"""What is done to each layer: a value that can be saved, read back and applied exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from autocompress.errors import PolicyError
+
+VERSION = 1
+FLOAT_BITS = 32
+
+Precision = Literal["integer", "float"]
+
+
+@dataclass(frozen=True)
+class LayerPolicy:
+    """Weights of one layer: `quantizer` None keeps them in float; `sparsity` is the share of single weights set to zero."""
+
+    quantizer: str | None = None
+    bits: int = FLOAT_BITS
+    pruner: str | None = None
+    sparsity: float = 0.0
+
+
+@dataclass(frozen=True)
+class ChannelPolicy:
+    """Channels of one dependency group: `sparsity` is the share removed, `pruner` ranks them."""
+
+    pruner: str | None = None
+    sparsity: float = 0.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Decisions for a whole model.
+
+    Attributes:
+        layers: layer name to its weight policy; a layer that is not named stays in float.
+        channels: channel group name to the share removed; a group that is not named is kept whole.
+        ops: name of an operator without weights to its precision; not named: integer when all its inputs are.
+    """
+
+    layers: Mapping[str, LayerPolicy] = field(default_factory=dict)
+    channels: Mapping[str, ChannelPolicy] = field(default_factory=dict)
+    ops: Mapping[str, Precision] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Short hash that is equal exactly when the decisions are."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for YAML and JSON."""
+        return {
+            "version": VERSION,
+            "layers": {name: asdict(layer) for name, layer in self.layers.items()},
+            "channels": {name: asdict(group) for name, group in self.channels.items()},
+            "ops": dict(self.ops),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Policy:
+        """Inverse of `to_dict`.
+
+        Raises:
+            PolicyError: the mapping is not a policy of this version.
+        """
+        if not isinstance(values, Mapping) or values.get("version") != VERSION:
+            found = values.get("version") if isinstance(values, Mapping) else type(values).__name__
+            raise PolicyError(f"not a policy of version {VERSION}: found version {found!r}")
+        try:
+            return cls(
+                layers={name: LayerPolicy(**layer) for name, layer in values.get("layers", {}).items()},
+                channels={name: ChannelPolicy(**group) for name, group in values.get("channels", {}).items()},
+                ops=dict(values.get("ops", {})),
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise PolicyError(f"not a policy: {error}") from error
+
+
+@dataclass(frozen=True)
+class SavedPolicy:
+    """A policy on disk, tied to the model it was found for and to the tensors that make it exact.
+
+    Attributes:
+        model: hash of the FP32 graph (`BaseGraph.digest`).
+        state_sha256: hash of the file with codes, ranges, kept channels and masks beside the policy.
+        artifact_sha256: hash of the model file that policy and state give under the same versions.
+    """
+
+    policy: Policy
+    model: str
+    state_sha256: str
+    artifact_sha256: str
+
+    def save(self, path: Path) -> None:
+        """Write YAML that a person can read and edit."""
+        header = {"model": self.model, "state_sha256": self.state_sha256, "artifact_sha256": self.artifact_sha256}
+        path.write_text(yaml.safe_dump({**header, **self.policy.to_dict()}, sort_keys=False), encoding="utf-8")
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    parse = json.loads if path.suffix == ".json" else yaml.safe_load  # YAML takes the JSON number 1e-05 for a word
+    try:
+        values = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PolicyError(f"policy {path}: no such file") from error
+    except OSError as error:
+        raise PolicyError(f"policy {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise PolicyError(f"policy {path}: not YAML or JSON: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise PolicyError(f"policy {path}: expected a mapping, found {type(values).__name__}")
+    return values
+
+
+def _decisions(path: Path, values: Mapping[str, Any]) -> Policy:
+    try:
+        return Policy.from_dict(values)
+    except PolicyError as error:
+        raise PolicyError(f"policy {path}: {error}") from error
+
+
+def load_policy(path: Path) -> Policy:
+    """Read the decisions of a YAML or JSON policy file, saved by a search or written by hand.
+
+    Raises:
+        PolicyError: no such file, or not a policy.
+    """
+    return _decisions(path, _read_mapping(path))
+
+
+def load_saved_policy(path: Path) -> SavedPolicy:
+    """Read a policy that a search saved, with its hashes.
+
+    Raises:
+        PolicyError: no such file, not a policy, or one without the hashes (then it is a seed, not a result).
+    """
+    values = _read_mapping(path)
+    hashes = ("model", "state_sha256", "artifact_sha256")
+    missing = [name for name in hashes if not isinstance(values.get(name), str)]
+    if missing:
+        raise PolicyError(f"policy {path}: no {', '.join(missing)}: expected a policy.yaml that a search saved")
+    return SavedPolicy(_decisions(path, values), *(values[name] for name in hashes))

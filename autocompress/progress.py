@@ -1,0 +1,71 @@
+"""What a person sees while a search runs: one line, rewritten on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from autocompress.budget import Measurement
+from autocompress.record import TrialRecord
+
+
+def describe(measurement: Measurement) -> str:
+    """Figures in a few words: `0.41x latency 0.27x size -0.3 pt`."""
+    parts = []
+    if measurement.latency_ratio is not None:
+        parts.append(f"{measurement.latency_ratio:.2f}x latency")
+    if measurement.size_ratio is not None:
+        parts.append(f"{measurement.size_ratio:.3f}x size")
+    if measurement.accuracy_drop is not None:
+        parts.append(f"{-100 * measurement.accuracy_drop:+.1f} points")
+    return ", ".join(parts)
+
+
+class Progress:
+    """Prints stages and trials with the best so far and the time left."""
+
+    def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
+        self._stream = stream or sys.stderr
+        self._quiet = quiet
+        self._start = time.monotonic()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announce a stage, and say how long it took."""
+        start = time.monotonic()
+        self._transient(f"{name} ...")
+        yield
+        self._line(f"{name}: {time.monotonic() - start:.1f} s")
+
+    def begin_trials(self) -> None:
+        """Start the clock of the trials."""
+        self._start = time.monotonic()
+
+    def trial(self, record: TrialRecord, done: int, started_at: int, total: int, best: TrialRecord | None) -> None:
+        """One finished trial.
+
+        Args:
+            done: finished trials of the study, `started_at` of them before this run.
+        """
+        each = (time.monotonic() - self._start) / max(1, done - started_at)
+        left = f"{each * max(0, total - done) / 60:.1f} min left"
+        outcome = describe(record.measurement) if record.state == "complete" else f"{record.state} at {record.gate}"
+        leader = f"best t{best.number:04d}: {describe(best.measurement)}" if best else "nothing within the budget yet"
+        self._line(f"[{done}/{total}] t{record.number:04d} {outcome} | {leader} | {left}")
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        self._line(text)
+
+    def _transient(self, text: str) -> None:
+        if self._stream.isatty() and not self._quiet:
+            self._stream.write(f"\r\x1b[2K{text}")
+            self._stream.flush()
+
+    def _line(self, text: str) -> None:
+        if not self._quiet:
+            self._stream.write(f"\r\x1b[2K{text}\n" if self._stream.isatty() else f"{text}\n")
+            self._stream.flush()

@@ -1,0 +1,172 @@
+"""What happened: the study, each trial, and the result. Values only; trackers and reports read these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from autocompress.artifact import Artifact
+from autocompress.budget import Budget, Measurement
+from autocompress.policy import Policy
+
+State = Literal["complete", "pruned", "failed"]
+Gate = Literal["build", "size", "check", "latency", "accuracy", "done"]
+Kind = Literal["baseline", "seed", "trial", "final"]
+Status = Literal["feasible", "unproven", "infeasible", "not_worth_it", "interrupted"]
+Objective = Literal["accuracy", "latency", "size", "pareto"]
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One line of the per-layer table of a candidate; the figures are of the FP32 weight."""
+
+    layer: str
+    kind: str
+    parameters: int
+    macs: int
+    quantizer: str
+    bits: int
+    pruner: str
+    sparsity: float
+    encoding: str
+    stored_bytes: int
+    weight_minimum: float
+    weight_maximum: float
+    weight_mean: float
+
+
+@dataclass(frozen=True)
+class StudyContext:
+    """The fixed facts of one study.
+
+    Attributes:
+        name: unique name of the Optuna study.
+        model, data, target: what was compressed, on what, for what.
+        folder: where results are written.
+        baseline: the FP32 file on the search set, latency against itself.
+        versions: distribution to version (runtime, plugins, torch, optuna, ...).
+        config: the settings as plain values, empty when called from Python.
+    """
+
+    name: str
+    model: str
+    data: str
+    target: str
+    device: str
+    objective: Objective
+    budget: Budget
+    folder: Path
+    baseline: Measurement
+    reference: Artifact
+    versions: Mapping[str, str]
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What happened in one trial, failures included.
+
+    Attributes:
+        gate: the stage at which it ended; "done" means that everything was measured.
+        reason: why it ended early; empty when complete.
+        violations: normalised excess over each limit, at most 0 is within.
+        warnings: what is odd about the file though it was scored, for example a layer that did not become integer.
+        seconds: stage to wall seconds.
+    """
+
+    number: int
+    kind: Kind
+    state: State
+    gate: Gate
+    reason: str
+    policy: Policy
+    measurement: Measurement
+    violations: Mapping[str, float]
+    sha256: str = ""
+    layers: Sequence[LayerRow] = ()
+    warnings: Sequence[str] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether everything was measured and every limit is met."""
+        return self.state == "complete" and all(excess <= 0 for excess in self.violations.values())
+
+    @property
+    def violation(self) -> float:
+        """Sum of the excesses over the limits."""
+        return sum(max(0.0, excess) for excess in self.violations.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = asdict(replace(self, policy=Policy()))
+        return {**plain, "policy": self.policy.to_dict(), "layers": [asdict(row) for row in self.layers]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrialRecord:
+        """Inverse of `to_dict`."""
+        parts = {
+            "policy": Policy.from_dict(values["policy"]),
+            "measurement": Measurement.from_dict(values["measurement"]),
+            "layers": tuple(LayerRow(**row) for row in values["layers"]),
+        }
+        return cls(**{**values, **parts})
+
+
+@dataclass(frozen=True)
+class Final:
+    """A file measured on the report set.
+
+    `accuracy_ci` is the 95 % interval of the accuracy itself.
+    """
+
+    artifact: Artifact
+    measurement: Measurement
+    accuracy_ci: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class BindingConstraint:
+    """The limit that nothing could meet, and the smallest value of it that some candidate reached."""
+
+    name: str
+    limit: float
+    smallest_met: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The answer of a search.
+
+    Attributes:
+        status: `feasible`: within the budget, shown on the report set; `unproven`: within on the search set, the report set
+            cannot show it; `infeasible`: nothing fits, the nearest is returned; `not_worth_it`: FP32 ships;
+            `interrupted`: stopped by the user, best so far.
+        drop, drop_ci: accuracy of FP32 minus best on the report set, paired, with its 95 % interval.
+        drop_upper: upper one-sided 90 % bound of the drop.
+        selection_gap: accuracy of best on the search set minus that on the report set.
+        reasons: one sentence each, for a person.
+    """
+
+    status: Status
+    objective: Objective
+    budget: Budget
+    baseline: Final
+    best: Final
+    policy: Policy
+    best_trial: int | None
+    drop: float
+    drop_ci: tuple[float, float]
+    drop_upper: float
+    selection_gap: float
+    binding_constraint: BindingConstraint | None
+    records: Sequence[TrialRecord]
+    front: Sequence[int]
+    seconds: float
+    folder: Path
+    versions: Mapping[str, str]
+    device: str
+    minimum_runtime: Mapping[str, Any]
+    reasons: Sequence[str] = ()

@@ -1,0 +1,151 @@
+"""Loads plugins and finds their components. One bad plugin is reported and skipped; it never stops the program."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pluggy
+
+from autocompress import hookspecs
+from autocompress.components import Component, Metric, Observer, Pruner, Quantizer, Sampler, Target, Tracker
+from autocompress.errors import PluginError, UnknownComponentError
+
+DISABLED = "AUTOCOMPRESS_DISABLED_PLUGINS"
+
+KINDS: dict[str, type[Component]] = {
+    "quantizer": Quantizer,
+    "pruner": Pruner,
+    "observer": Observer,
+    "metric": Metric,
+    "target": Target,
+    "sampler": Sampler,
+    "tracking": Tracker,
+}
+"""Config group to the base class of its components."""
+
+_HOOKS = {kind: f"autocompress_{kind}s" for kind in KINDS} | {"tracking": "autocompress_trackers"}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point: its name, the distribution that declares it, and why it is not in use (None: it is)."""
+
+    name: str
+    distribution: str
+    version: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One component class and the plugin that brought it."""
+
+    kind: str
+    name: str
+    component: type[Component]
+    plugin: Plugin
+
+
+@dataclass
+class Registry:
+    """Components by kind and name, and what happened to each plugin."""
+
+    manager: pluggy.PluginManager
+    plugins: list[Plugin] = field(default_factory=list)
+    components: dict[tuple[str, str], Registered] = field(default_factory=dict)
+
+    def names(self, kind: str) -> list[str]:
+        """Names of the components of a kind, sorted."""
+        return sorted(name for registered, name in self.components if registered == kind)
+
+    def component(self, kind: str, name: str) -> type[Component]:
+        """The class that a plugin registered.
+
+        Raises:
+            UnknownComponentError: no plugin in use registers it.
+        """
+        try:
+            return self.components[kind, name].component
+        except KeyError:
+            raise UnknownComponentError(kind, name, self.names(kind)) from None
+
+    def versions(self) -> dict[str, str]:
+        """Distribution to version, for the plugins in use."""
+        return {plugin.distribution: plugin.version for plugin in self.plugins if plugin.problem is None}
+
+
+def load_registry(entry_points: Iterable[importlib.metadata.EntryPoint] | None = None) -> Registry:
+    """Load every installed plugin (or the given entry points) into a fresh plugin manager."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    registry = Registry(manager)
+    found = importlib.metadata.entry_points(group=hookspecs.PROJECT) if entry_points is None else entry_points
+    for entry_point in sorted(found, key=_bundled_first):
+        registry.plugins.append(_load(registry, entry_point))
+    return registry
+
+
+def _bundled_first(entry_point: importlib.metadata.EntryPoint) -> tuple[bool, str, str]:
+    """Ours before strangers', so that a clash of names never takes away a documented component."""
+    distribution = _distribution(entry_point)[0]
+    return (distribution != hookspecs.PROJECT, distribution, entry_point.name)
+
+
+def _distribution(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    dist = entry_point.dist
+    return (dist.name, dist.version) if dist else ("unknown", "unknown")
+
+
+def _load(registry: Registry, entry_point: importlib.metadata.EntryPoint) -> Plugin:
+    plugin = Plugin(entry_point.name, *_distribution(entry_point))
+    if entry_point.name in os.environ.get(DISABLED, "").replace(" ", "").split(","):
+        return dataclasses.replace(plugin, problem=f"disabled by {DISABLED}")
+    if registry.manager.has_plugin(entry_point.name):
+        return dataclasses.replace(plugin, problem="another distribution registers a plugin of this name")
+    try:
+        _register(registry, plugin, entry_point.load())
+    except (Exception, SystemExit) as error:
+        if registry.manager.has_plugin(plugin.name):
+            registry.manager.unregister(name=plugin.name)
+        return dataclasses.replace(plugin, problem=f"{type(error).__name__}: {error}")
+    return plugin
+
+
+def _register(registry: Registry, plugin: Plugin, module: object) -> None:
+    registry.manager.register(module, name=plugin.name)
+    registry.manager.check_pending()
+    others = [other for other in registry.manager.get_plugins() if other is not module]
+    found = [
+        Registered(kind, component.name, component, plugin)
+        for kind, hook in _HOOKS.items()
+        for components in registry.manager.subset_hook_caller(hook, others)()
+        for component in _checked(kind, components)
+    ]
+    fresh: dict[tuple[str, str], Registered] = {}
+    for registered in found:
+        key = (registered.kind, registered.name)
+        if key in registry.components:
+            owner = registry.components[key].plugin.distribution
+            raise PluginError(f"{registered.kind} '{registered.name}' is already registered by {owner}")
+        if key in fresh:
+            raise PluginError(f"{registered.kind} '{registered.name}' is registered twice")
+        fresh[key] = registered
+    registry.components.update(fresh)
+
+
+def _checked(kind: str, components: Iterable[type[Component]]) -> list[type[Component]]:
+    checked = list(components)
+    for component in checked:
+        expected = KINDS[kind].__name__
+        if not (isinstance(component, type) and issubclass(component, KINDS[kind])):
+            raise PluginError(f"hook {_HOOKS[kind]} returned {component!r}; expected a subclass of {expected}")
+        if not dataclasses.is_dataclass(component) or not isinstance(getattr(component, "name", None), str):
+            raise PluginError(f"{kind} class {component.__name__} must be a dataclass with a class attribute `name: str`")
+        abstract = sorted(getattr(component, "__abstractmethods__", ()))
+        if abstract:
+            raise PluginError(f"{kind} class {component.__name__} does not implement {', '.join(abstract)}")
+    return checked

@@ -1,0 +1,184 @@
+"""The main path: a trained model and a budget in, the best measured file out."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from autocompress.artifact import Artifact
+from autocompress.budget import Budget, Measurement
+from autocompress.calibration import Calibration
+from autocompress.channels import ChannelGroups, find_groups
+from autocompress.compress import LayerDatabase
+from autocompress.conclusion import conclude
+from autocompress.device import Device, open_device
+from autocompress.evaluation import Evaluator
+from autocompress.graph import OPSET, BaseGraph, export
+from autocompress.loop import Goal, run_trials
+from autocompress.notify import Notifier
+from autocompress.progress import Progress
+from autocompress.record import Objective, SearchResult, StudyContext
+from autocompress.registry import Registry, load_registry
+from autocompress.report import write_result
+from autocompress.settings import Settings
+from autocompress.space import SearchSpace, build_space
+from autocompress.study import SearchStudy, open_study
+from autocompress.task import Task, check_labels
+from autocompress.trial import Bench
+from autocompress.twin import verify_groups
+
+
+def search(
+    task: Task,
+    budget: Budget | None = None,
+    *,
+    objective: Objective = "accuracy",
+    trials: int | None = None,
+    output_dir: str | Path | None = None,
+    overrides: Sequence[str] = (),
+) -> SearchResult:
+    """Find the best file for a task within a budget; the same call on the same folder resumes.
+
+    Args:
+        objective: `accuracy`: most accurate within the budget; `latency`, `size`: fastest or smallest within it; `pareto`: all.
+        trials: finished trials of the study, earlier runs included; 40 by default.
+        output_dir: where results go; `outputs/<task.name>` by default.
+        overrides: any other setting, as on the command line, for example `["pruner=[sparse]", "target.onnxruntime.threads=2"]`.
+    """
+    from autocompress.config import compose_settings
+
+    registry = load_registry()
+    wanted = [f"metric={task.metric}", *([f"search.trials={trials}"] if trials is not None else []), *overrides]
+    settings = compose_settings(wanted, registry)
+    folder = Path(output_dir) if output_dir is not None else Path("outputs") / task.name
+    goal = Goal(objective, budget if budget is not None else settings.goal.budget)
+    return run(task, dataclasses.replace(settings, goal=goal, folder=folder.resolve()), registry, Progress())
+
+
+def run(task: Task, settings: Settings, registry: Registry, progress: Progress) -> SearchResult:
+    """The stages of a search, in order."""
+    start = time.monotonic()
+    with ExitStack() as stack:
+        device = stack.enter_context(open_device(settings.components.target, torch.get_num_threads()))
+        notify = stack.enter_context(Notifier(registry.manager, tuple(settings.components.trackers)))
+        with progress.stage("export"):
+            graph = export(task.model, task.example_input, settings.folder / "fp32.onnx")
+        with progress.stage("channel groups"):
+            groups = _groups(task, graph, settings)
+        space = build_space(graph, settings.components, groups.groups, settings.space)
+        with progress.stage("calibration"):
+            bench = _bench(task, graph, groups, device, settings)
+        with progress.stage("baseline"):
+            baseline = bench.baseline()
+            check_labels(task, bench.evaluator.reference["search"].shape[-1])
+        study = _study(task, graph, space, settings)
+        context = _context(task, study, graph, device, baseline, settings, registry)
+        notify("autocompress_search_started", study=context, records=study.records())
+        outcome = run_trials(
+            study,
+            space,
+            bench,
+            settings.goal,
+            settings.search,
+            settings.folder,
+            progress,
+            lambda record: notify("autocompress_trial_finished", study=context, record=record),
+        )
+        result = conclude(
+            task, bench, groups.groups, settings.goal, outcome, baseline, settings.search, settings.folder, progress
+        )
+        result = _completed(result, context, groups, settings, time.monotonic() - start)
+        write_result(result)
+        notify("autocompress_search_finished", study=context, result=result)
+    return result
+
+
+def _groups(task: Task, graph: BaseGraph, settings: Settings) -> ChannelGroups:
+    """Channel groups, when some pruner may cut channels."""
+    if not settings.components.pruners or "channel" not in settings.space.structures:
+        return ChannelGroups()
+    example = task.example_input[:1]
+    found = find_groups(graph, task.model, example, settings.space.channel_multiple)
+    return verify_groups(graph, task.model, found, example, settings.components.target, settings.folder)
+
+
+def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, settings: Settings) -> Bench:
+    components = settings.components
+    calibration = Calibration(task, graph, components, settings.folder / "cache", settings.search.seed)
+    calibration.observe()
+    return Bench(
+        graph=graph,
+        components=components,
+        database=LayerDatabase(graph, calibration, components, groups.groups),
+        device=device,
+        evaluator=Evaluator.prepare(task, components.metric, graph, device, settings.folder / "cache"),
+        timing=settings.timing,
+        settings=settings.trial,
+    )
+
+
+def _study(task: Task, graph: BaseGraph, space: SearchSpace, settings: Settings) -> SearchStudy:
+    """The study of this model, data, target and components; the seed and the effort may change between runs."""
+    components = settings.components
+    configured = [*components.quantizers.values(), *components.pruners.values(), components.observer, components.target]
+    described = json.dumps([{component.name: dataclasses.asdict(component)} for component in configured])  # type: ignore[call-overload]
+    identity = [task.name, graph.digest, task.digest(), described]
+    sampler = components.sampler.create(settings.search.seed)
+    return open_study(settings.folder / "study.db", identity, space, settings.goal.objective, settings.goal.budget, sampler)
+
+
+def _context(
+    task: Task,
+    study: SearchStudy,
+    graph: BaseGraph,
+    device: Device,
+    baseline: Measurement,
+    settings: Settings,
+    registry: Registry,
+) -> StudyContext:
+    description = device.describe()
+    packages = ("torch", "optuna", "onnx-ir", "numpy")
+    return StudyContext(
+        name=study.name,
+        model=task.name,
+        data=task.digest(),
+        target=settings.components.target.name,
+        device=description["device"],
+        objective=settings.goal.objective,
+        budget=settings.goal.budget,
+        folder=settings.folder,
+        baseline=baseline,
+        reference=Artifact.of(graph.path, "onnx"),
+        versions={
+            "runtime": description["runtime"],
+            **{name: importlib.metadata.version(name) for name in packages},
+            **registry.versions(),
+        },
+        config=settings.plain,
+    )
+
+
+def _completed(
+    result: SearchResult, context: StudyContext, groups: ChannelGroups, settings: Settings, seconds: float
+) -> SearchResult:
+    """Add what the stages do not know."""
+    refused = [f"channels of {name} were not searched: {reason}" for name, reason in groups.refused.items()]
+    return dataclasses.replace(
+        result,
+        seconds=seconds,
+        versions=context.versions,
+        device=context.device,
+        minimum_runtime=_minimum_runtime(settings),
+        reasons=[*result.reasons, *refused],
+    )
+
+
+def _minimum_runtime(settings: Settings) -> Mapping[str, object]:
+    return {"opset": OPSET, **settings.components.target.capabilities().minimum_runtime}

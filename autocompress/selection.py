@@ -1,0 +1,73 @@
+"""Which trial is the answer, and if none is, what stands in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autocompress.budget import Budget, Measurement
+from autocompress.record import BindingConstraint, Objective, TrialRecord
+
+
+def rank(objective: Objective, figures: Measurement) -> tuple[float, ...]:
+    """Sort key of a complete measurement: lower is better, ties go to the faster, then the smaller file.
+
+    For `pareto` the answer is the knee: the point with the smallest product of ratios per accuracy kept.
+    """
+    accuracy, latency, size = figures.accuracy or 0.0, figures.latency_ratio or 1.0, figures.size_ratio or 1.0
+    keys = {
+        "accuracy": (-accuracy, latency, size),
+        "latency": (latency, -accuracy, size),
+        "size": (size, -accuracy, latency),
+        "pareto": (latency * size / max(accuracy, 1e-9) ** 8,),
+    }
+    return keys[objective]
+
+
+def ranked(records: Sequence[TrialRecord], objective: Objective) -> list[TrialRecord]:
+    """Feasible trials, best first."""
+    return sorted((r for r in records if r.feasible), key=lambda record: rank(objective, record.measurement))
+
+
+def nearest(records: Sequence[TrialRecord], objective: Objective) -> list[TrialRecord]:
+    """Trials with a file, those that miss the budget by least first; a trial with more figures known wins a tie."""
+    built = [record for record in records if record.sha256]
+    return sorted(built, key=lambda r: (r.violation, r.state != "complete", rank(objective, r.measurement)))
+
+
+def binding_constraint(records: Sequence[TrialRecord], budget: Budget) -> BindingConstraint | None:
+    """The limit that had to give least to let a candidate through, with the smallest value reached within the others.
+
+    A figure that a trial did not get to does not count against it: it was stopped by another limit.
+    """
+    options = []
+    for name, limit in budget.limits().items():
+        others = [r for r in records if _value(r, name) is not None and _within(r, budget, except_for=name)]
+        reached = min((value for r in others if (value := _value(r, name)) is not None), default=None)
+        if reached is not None and reached > limit:
+            options.append((reached / limit if limit else float("inf"), BindingConstraint(name, limit, reached)))
+    return min(options, key=lambda option: option[0], default=(0.0, None))[1]
+
+
+def _value(record: TrialRecord, name: str) -> float | None:
+    value: float | None = getattr(record.measurement, name)
+    return value
+
+
+def _within(record: TrialRecord, budget: Budget, except_for: str) -> bool:
+    violations = budget.violations(record.measurement)
+    return all(excess <= 0 for name, excess in violations.items() if name != except_for)
+
+
+def pareto_front(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Complete trials that no other complete trial beats in accuracy, latency and size at once."""
+    complete = [record for record in records if record.state == "complete"]
+    return [record for record in complete if not any(_dominates(other, record) for other in complete)]
+
+
+def _dominates(one: TrialRecord, other: TrialRecord) -> bool:
+    pairs = list(zip(_costs(one.measurement), _costs(other.measurement), strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+def _costs(figures: Measurement) -> tuple[float, float, float]:
+    return (-(figures.accuracy or 0.0), figures.latency_ratio or 0.0, figures.size_ratio or 0.0)

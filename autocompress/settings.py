@@ -1,0 +1,33 @@
+"""Everything that one search is told besides the task, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autocompress.components import Components
+from autocompress.device import TimingSettings
+from autocompress.loop import Goal, SearchSettings
+from autocompress.space import SpaceSettings
+from autocompress.trial import TrialSettings
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a search.
+
+    Attributes:
+        folder: where results, the study and the candidates go; the same folder resumes.
+        plain: the settings as plain values, for trackers.
+    """
+
+    goal: Goal
+    components: Components
+    search: SearchSettings
+    space: SpaceSettings
+    trial: TrialSettings
+    timing: TimingSettings
+    folder: Path
+    plain: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,146 @@
+"""What the user brings: a trained model, data for three purposes, and a metric."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autocompress.errors import DataError
+
+Batch = tuple[Tensor, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples held in memory. Any prefix is a fair sample when the source shuffled them (files on disk are sorted by class).
+
+    Attributes:
+        inputs: float32, shape (N, ...), the model's only input.
+        targets: shape (N, ...), as the metric expects them.
+    """
+
+    inputs: NDArray[np.float32]
+    targets: NDArray[np.generic]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches(64))
+
+    @property
+    def digest(self) -> str:
+        """Short hash of the values."""
+        hasher = hashlib.sha256(np.ascontiguousarray(self.inputs).data)
+        hasher.update(np.ascontiguousarray(self.targets).data)
+        return hasher.hexdigest()[:16]
+
+    def batches(self, size: int) -> Iterable[Batch]:
+        """The examples in order, as torch tensors, at most `size` at a time."""
+        for start in range(0, len(self), size):
+            yield torch.from_numpy(self.inputs[start : start + size]), torch.from_numpy(self.targets[start : start + size])
+
+    @classmethod
+    def collect(cls, name: str, batches: Iterable[Batch]) -> Examples:
+        """Read all batches of (inputs, targets).
+
+        Raises:
+            DataError: there is no example, a batch is not such a pair, or an input is not finite.
+        """
+        pairs = [_arrays(name, index, batch) for index, batch in enumerate(batches)]
+        if not sum(len(inputs) for inputs, _ in pairs):
+            raise DataError(f"task.{name}: no examples; expected an iterable of (inputs, targets) batches")
+        examples = cls(np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs]))
+        if not np.isfinite(examples.inputs).all():
+            raise DataError(f"task.{name}: inputs contain NaN or infinity; expected finite numbers")
+        return examples
+
+
+def _examples(name: str, source: Examples | Iterable[Batch]) -> Examples:
+    return source if isinstance(source, Examples) and len(source) else Examples.collect(name, source)
+
+
+def _arrays(name: str, index: int, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise DataError(f"task.{name}: batch {index} is {type(batch).__name__}; expected a pair (inputs, targets)")
+    inputs, targets = (torch.as_tensor(part).detach().cpu().numpy() for part in batch)
+    if len(inputs) != len(targets):
+        raise DataError(f"task.{name}: batch {index} has {len(inputs)} inputs and {len(targets)} targets")
+    return inputs.astype(np.float32, copy=False), targets
+
+
+@dataclass
+class Task:
+    """A compression job in the user's own terms.
+
+    Args:
+        model: trained module with one float32 tensor in and one tensor out; put into eval mode.
+        example_input: one input batch, shape (N, ...); latency is measured on its first example.
+        calibration: batches of (inputs, targets) that ranges, statistics and gradients are computed on.
+        search: batches that the search may see.
+        report: batches for the final figures, disjoint from `search`.
+        metric: registered name of the metric.
+        train: optional batches for fine-tuning.
+        loss: (outputs, targets) to a scalar tensor, for gradients; cross-entropy by default.
+        name: names the study's folder and experiment.
+
+    Raises:
+        DataError: a set is empty, is not finite, or shares an example between search and report.
+    """
+
+    model: nn.Module
+    example_input: Tensor
+    calibration: Iterable[Batch] | Examples
+    search: Iterable[Batch] | Examples
+    report: Iterable[Batch] | Examples
+    metric: str = "accuracy"
+    train: Iterable[Batch] | Examples | None = None
+    loss: Loss = nn.functional.cross_entropy
+    name: str = "model"
+    sets: dict[str, Examples] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.model = self.model.eval().cpu()
+        sources = {"calibration": self.calibration, "search": self.search, "report": self.report}
+        self.sets = {name: _examples(name, source) for name, source in sources.items()}
+        self._refuse_overlap()
+
+    def _refuse_overlap(self) -> None:
+        """A few equal images occur in public test sets; more than one in a hundred is a mistake in the split."""
+        shared = _example_hashes(self.sets["search"]) & _example_hashes(self.sets["report"])
+        if 100 * len(shared) > len(self.sets["search"]):
+            raise DataError(f"task: {len(shared)} examples are in both search and report; expected disjoint sets")
+
+    def digest(self) -> str:
+        """Short hash of the data and the metric, part of a study's identity."""
+        parts = [self.metric, *(f"{name}:{examples.digest}" for name, examples in sorted(self.sets.items()))]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+
+def _example_hashes(examples: Examples) -> set[bytes]:
+    return {hashlib.sha256(np.ascontiguousarray(example).data).digest() for example in examples.inputs}
+
+
+def check_labels(task: Task, outputs: int) -> None:
+    """Refuse integer targets that a classifier with `outputs` classes cannot give.
+
+    Raises:
+        DataError: a label lies outside 0 .. outputs - 1.
+    """
+    for name, examples in task.sets.items():
+        if examples.targets.ndim == 1 and np.issubdtype(examples.targets.dtype, np.integer):
+            _check_range(name, examples.targets, outputs)
+
+
+def _check_range(name: str, targets: Sequence[int] | NDArray[np.generic], outputs: int) -> None:
+    labels = np.asarray(targets)
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= outputs:
+        raise DataError(f"task.{name}: labels run from {low} to {high}; the model has {outputs} classes (0 to {outputs - 1})")

@@ -1,0 +1,484 @@
+"""What every component promises, as tests: subclass a contract, give one fixture, and run pytest.
+
+::
+
+    from autocompress.testing import QuantizerContract
+
+    class TestPowerOfTwo(QuantizerContract):
+        @pytest.fixture
+        def quantizer(self):
+            return PowerOfTwo()
+
+The bundled components are held to the same contracts. `make_layer` and `make_stats` serve tests of a component's own numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from autocompress.components import Metric, Observer, Pruner, QuantizedTensor, Quantizer
+from autocompress.graph import Layer
+from autocompress.stats import LayerStats
+
+Array = NDArray[Any]
+
+GRADIENT_SAMPLES = 8
+
+
+def make_layer(shape: tuple[int, ...], kind: str = "conv2d", channel_axis: int = 0) -> Layer:
+    """A layer with a weight of the given shape; depthwise has one group for each channel, every other kind one in all."""
+    space = shape[2:]
+    return Layer(
+        name="layer",
+        kind=kind,
+        node="node",
+        weight="layer.weight",
+        bias=None,
+        shape=shape,
+        channel_axis=channel_axis,
+        groups=shape[0] if kind == "depthwise" else 1,
+        macs=math.prod(shape),
+        input="input",
+        output="output",
+        strides=(1,) * len(space),
+        dilations=(1,) * len(space),
+        pads=(0,) * 2 * len(space),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Statistics of whitened inputs (mean 0, covariance I), and the given gradients."""
+
+    gradients: Tensor
+
+    def gradient_samples(self, layer: Layer) -> Tensor:
+        return self.gradients
+
+    def input_mean(self, layer: Layer) -> Tensor:
+        return torch.zeros(layer.groups, _inputs(layer))
+
+    def input_second_moment(self, layer: Layer) -> Tensor:
+        return torch.eye(_inputs(layer)).repeat(layer.groups, 1, 1)
+
+
+def _inputs(layer: Layer) -> int:
+    """Inputs of one output."""
+    return math.prod(size for axis, size in enumerate(layer.shape) if axis != layer.channel_axis)
+
+
+def make_stats(weight: Tensor, layer: Layer, gradient_samples: Tensor | None = None) -> LayerStats:
+    """Statistics of a layer for a test.
+
+    Args:
+        gradient_samples: shape (R, *weight.shape); drawn from a fixed seed when they are not given.
+    """
+    if gradient_samples is None:
+        random = torch.Generator().manual_seed(1)
+        gradient_samples = torch.randn(GRADIENT_SAMPLES, *weight.shape, generator=random)
+    return LayerStats(layer, weight, _Source(gradient_samples))
+
+
+def check_settings(component: Any) -> None:
+    """The fields are a valid Hydra configuration, and the component comes back equal from JSON."""
+    settings = json.loads(json.dumps(dataclasses.asdict(component), default=lambda member: member.name))
+    config = OmegaConf.merge(OmegaConf.structured(type(component)), settings)
+    assert OmegaConf.to_object(config) == component, f"settings {settings} do not give the same component back"
+
+
+_Case = tuple[Tensor, Layer]
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _scaled_channels(*factors: float) -> Tensor:
+    """One channel for each factor."""
+    return _random(len(factors), 16) * torch.tensor(factors)[:, None]
+
+
+def _cases() -> dict[str, _Case]:
+    """Weights that real models contain, and those that break a formula."""
+    weights = {
+        "zeros": torch.zeros(4, 3),
+        "positive_constant": torch.full((4, 3), 0.3),
+        "negative_constant": torch.full((4, 3), -0.3),
+        "zero_channel": _scaled_channels(1.0, 0.0, 0.5),
+        "uneven_channels": _scaled_channels(1000.0, 1.0, 1e-30, 1e-3),
+        "all_positive": _random(5, 7).abs() + 0.1,
+        "minute": _random(4, 3) * 1e-40,
+        "single_channel": _random(1, 9),
+        "one_element": _random(1, 1),
+        "no_channels": torch.zeros(0, 4),
+    }
+    linear = {name: (weight, make_layer(tuple(weight.shape), "linear")) for name, weight in weights.items()}
+    return linear | {
+        "conv2d": (_random(8, 4, 3, 3), make_layer((8, 4, 3, 3))),
+        "conv1d": (_random(6, 4, 5), make_layer((6, 4, 5), "conv1d")),
+        "depthwise": (_random(6, 1, 3, 3), make_layer((6, 1, 3, 3), "depthwise")),
+        "linear": (_random(5, 7), make_layer((5, 7), "linear")),
+        "linear_channels_last": (_random(5, 7).t(), make_layer((7, 5), "linear", channel_axis=1)),  # not contiguous
+    }
+
+
+CASES = _cases()
+
+
+class _WeightContract:
+    """Gives each test every weight of `CASES`, as copies."""
+
+    @pytest.fixture(params=CASES)
+    def case(self, request: pytest.FixtureRequest) -> _Case:
+        """Weight and layer."""
+        weight, layer = CASES[request.param]
+        return weight.clone(), layer
+
+
+def _half(weight: Tensor) -> Tensor:
+    """A mask that removes about half of the weights."""
+    return _random(*weight.shape) > 0
+
+
+def _along_axis(values: Tensor, quantized: QuantizedTensor) -> Tensor:
+    """Scale or zero point, shaped so that it broadcasts over the codes."""
+    return values.reshape([-1 if values.dim() and axis == quantized.axis else 1 for axis in range(quantized.codes.dim())])
+
+
+class QuantizerContract(_WeightContract):
+    """The promises of `Quantizer`, on every kind of weight and at every bit-width that it offers."""
+
+    max_steps: ClassVar[float | None] = 1.0
+    """Most that an unclipped weight may move, in scales; None for a quantizer that moves weights to compensate others."""
+
+    @pytest.fixture
+    def quantizer(self) -> Quantizer:
+        """The component under test."""
+        raise NotImplementedError("a subclass of QuantizerContract gives the fixture `quantizer`")
+
+    def test_offers_valid_bit_widths(self, quantizer: Quantizer, case: _Case) -> None:
+        """No width twice, each from 2 to 8."""
+        offered = list(quantizer.bit_widths(case[1]))
+        assert len(offered) == len(set(offered))
+        assert all(isinstance(bits, int) and 2 <= bits <= 8 for bits in offered), f"bit_widths: {offered}"
+
+    def test_codes_fit_the_bits(self, quantizer: Quantizer, case: _Case) -> None:
+        """The codes are int8, of the weight's shape, within the signed range."""
+        for quantized in _quantized(quantizer, case):
+            assert quantized.codes.dtype == torch.int8
+            assert quantized.codes.shape == case[0].shape
+            _check_signed_range(quantized.codes, quantized.bits)
+
+    def test_scale_is_positive_and_finite(self, quantizer: Quantizer, case: _Case) -> None:
+        """The scale is float32, one for each channel or one in all."""
+        for quantized in _quantized(quantizer, case):
+            assert quantized.scale.dtype == torch.float32
+            assert quantized.scale.shape in {(), (case[1].channels,)}
+            assert quantized.scale.isfinite().all()
+            assert (quantized.scale > 0).all(), f"scale: {quantized.scale.tolist()}"
+            assert not quantized.scale.dim() or quantized.axis == case[1].channel_axis
+
+    def test_zero_point_fits_the_bits(self, quantizer: Quantizer, case: _Case) -> None:
+        """The zero point is int8, of the scale's shape, within the signed range."""
+        for quantized in _quantized(quantizer, case):
+            assert quantized.zero_point.dtype == torch.int8
+            assert quantized.zero_point.shape == quantized.scale.shape
+            _check_signed_range(quantized.zero_point, quantized.bits)
+
+    def test_error_is_bounded_by_the_scale(self, quantizer: Quantizer, case: _Case) -> None:
+        """No weight within the representable range moves by more than `max_steps` scales."""
+        for quantized in _quantized(quantizer, case):
+            assert quantized.dequantize().isfinite().all()
+            if self.max_steps is not None:
+                assert (_steps_moved(case[0], quantized) <= self.max_steps * (1 + 1e-5)).all()
+
+    def test_masked_entries_are_exactly_zero(self, quantizer: Quantizer, case: _Case) -> None:
+        """Where the mask is False, codes decode to 0 and to nothing near it."""
+        for mask in (_half(case[0]), torch.zeros(case[0].shape, dtype=torch.bool)):
+            for quantized in _quantized(quantizer, case, mask):
+                assert not quantized.dequantize()[~mask].any()
+                assert (quantized.scale > 0).all(), f"scale: {quantized.scale.tolist()}"
+
+    def test_full_mask_changes_nothing(self, quantizer: Quantizer, case: _Case) -> None:
+        """A mask that keeps all is the same as none."""
+        _check_equal(_quantized(quantizer, case), _quantized(quantizer, case, torch.ones(case[0].shape, dtype=torch.bool)))
+
+    def test_is_deterministic(self, quantizer: Quantizer, case: _Case) -> None:
+        """Equal input gives equal codes, whatever was drawn before; the global random state stays as it is."""
+        first = _quantized(quantizer, case)
+        torch.rand(1)
+        state = torch.get_rng_state()
+        _check_equal(first, _quantized(copy.deepcopy(quantizer), case))
+        assert torch.equal(state, torch.get_rng_state()), "the global random state changed"
+
+    def test_leaves_its_input_alone(self, quantizer: Quantizer, case: _Case) -> None:
+        """Weight and mask are not written to."""
+        mask = _half(case[0])
+        weight_before, mask_before = case[0].clone(), mask.clone()
+        _quantized(quantizer, case, mask)
+        assert torch.equal(case[0], weight_before)
+        assert torch.equal(mask, mask_before)
+
+    def test_settings_survive_a_round_trip(self, quantizer: Quantizer) -> None:
+        """The fields can be configured, and stored as JSON."""
+        check_settings(quantizer)
+
+
+def _quantized(quantizer: Quantizer, case: _Case, mask: Tensor | None = None) -> list[QuantizedTensor]:
+    """The weight at every bit-width offered for its layer."""
+    weight, layer = case
+    stats = make_stats(weight, layer)
+    found = [quantizer.quantize(weight, bits, stats, mask) for bits in quantizer.bit_widths(layer)]
+    assert [quantized.bits for quantized in found] == list(quantizer.bit_widths(layer))
+    return found
+
+
+def _check_signed_range(codes: Tensor, bits: int) -> None:
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    assert ((codes >= low) & (codes <= high)).all(), f"outside [{low}, {high}] at {bits} bits"
+
+
+def _check_equal(first: list[QuantizedTensor], second: list[QuantizedTensor]) -> None:
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one.codes, other.codes)
+        assert torch.equal(one.scale, other.scale)
+        assert torch.equal(one.zero_point, other.zero_point)
+
+
+def _steps_moved(weight: Tensor, quantized: QuantizedTensor) -> Tensor:
+    """Distance of each decoded value from the weight clipped to what the grid can represent, in scales."""
+    scale = _along_axis(quantized.scale, quantized)
+    zero_point = _along_axis(quantized.zero_point.float(), quantized)
+    low, high = -(2 ** (quantized.bits - 1)) - zero_point, 2 ** (quantized.bits - 1) - 1 - zero_point
+    clipped = weight.double().minimum(high.double() * scale).maximum(low.double() * scale)
+    return (quantized.dequantize().double() - clipped).abs() / scale
+
+
+class PrunerContract(_WeightContract):
+    """The promises of `Pruner`, on every kind of weight."""
+
+    @pytest.fixture
+    def pruner(self) -> Pruner:
+        """The component under test."""
+        raise NotImplementedError("a subclass of PrunerContract gives the fixture `pruner`")
+
+    def test_scores_every_weight(self, pruner: Pruner, case: _Case) -> None:
+        """One finite float32 score for each weight."""
+        score = pruner.score(case[0], make_stats(*case))
+        assert score.shape == case[0].shape
+        assert score.dtype == torch.float32
+        assert score.isfinite().all()
+
+    @pytest.mark.parametrize("samples", [1, 2])
+    def test_scores_without_gradients(self, pruner: Pruner, case: _Case, samples: int) -> None:
+        """Scores stay finite where the loss does not depend on the layer, and with few samples."""
+        weight, layer = case
+        stats = make_stats(weight, layer, torch.zeros(samples, *weight.shape))
+        assert pruner.score(weight, stats).isfinite().all()
+
+    def test_update_keeps_removed_weights_at_zero(self, pruner: Pruner, case: _Case) -> None:
+        """What is left has the weight's shape and is exactly 0 where the mask is False."""
+        for mask in (_half(case[0]), torch.zeros(case[0].shape, dtype=torch.bool)):
+            updated = pruner.update(case[0], mask, make_stats(*case))
+            assert updated.shape == case[0].shape
+            assert updated.isfinite().all()
+            assert not updated[~mask].any()
+
+    def test_is_deterministic(self, pruner: Pruner, case: _Case) -> None:
+        """Equal input gives equal scores, whatever was drawn before; the global random state stays as it is."""
+        first = pruner.score(case[0], make_stats(*case))
+        torch.rand(1)
+        state = torch.get_rng_state()
+        assert torch.equal(first, copy.deepcopy(pruner).score(case[0], make_stats(*case)))
+        assert torch.equal(state, torch.get_rng_state()), "the global random state changed"
+
+    def test_leaves_its_input_alone(self, pruner: Pruner, case: _Case) -> None:
+        """Weight and mask are not written to."""
+        mask, stats = _half(case[0]), make_stats(*case)
+        weight_before, mask_before = case[0].clone(), mask.clone()
+        pruner.score(case[0], stats)
+        pruner.update(case[0], mask, stats)
+        assert torch.equal(case[0], weight_before)
+        assert torch.equal(mask, mask_before)
+
+    def test_settings_survive_a_round_trip(self, pruner: Pruner) -> None:
+        """The fields can be configured, and stored as JSON."""
+        check_settings(pruner)
+
+
+def _normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+BATCHES: dict[str, list[NDArray[np.float32]]] = {
+    "signed": [_normal(4, 3, 5, 5)],
+    "after_relu": [np.maximum(_normal(4, 100), 0)],
+    "negative": [-np.abs(_normal(4, 100))],
+    "growing": [_normal(4, 100, seed=seed) * 10**seed for seed in range(4)],
+    "outlier": [np.append(_normal(400), np.float32(1e4))],
+    "constant": [np.full((2, 3), 0.3, np.float32)],
+    "zeros": [np.zeros((2, 3), np.float32)],
+    "one_value": [np.full((1,), -2.5, np.float32)],
+    "minute": [_normal(400) * np.float32(1e-40)],
+}
+"""Calibration batches of one activation tensor."""
+
+
+class ObserverContract:
+    """The promises of `Observer`, on every kind of activation."""
+
+    @pytest.fixture
+    def observer(self) -> Observer:
+        """The component under test, which has seen nothing."""
+        raise NotImplementedError("a subclass of ObserverContract gives the fixture `observer`")
+
+    @pytest.fixture(params=BATCHES)
+    def batches(self, request: pytest.FixtureRequest) -> list[NDArray[np.float32]]:
+        """Calibration batches, as copies."""
+        return [batch.copy() for batch in BATCHES[request.param]]
+
+    def test_range_is_ordered_and_finite(self, observer: Observer, batches: list[NDArray[np.float32]]) -> None:
+        """Low is at most high, for every number of bits."""
+        for bits in (2, 4, 8):
+            low, high = _range(observer, batches, bits)
+            assert math.isfinite(low)
+            assert math.isfinite(high)
+            assert low <= high
+
+    def test_range_covers_most_values(self, observer: Observer, batches: list[NDArray[np.float32]]) -> None:
+        """At 8 bits nine values of ten lie in the range, widened to include 0, or within one step of it."""
+        low, high = _range(observer, batches, 8)
+        values = np.concatenate([batch.ravel() for batch in batches])
+        low, high = min(low, 0.0), max(high, 0.0)
+        step = (high - low) / 255
+        assert np.mean((values >= low - step) & (values <= high + step)) >= 0.9
+
+    def test_is_finite_before_any_batch(self, observer: Observer) -> None:
+        """A tensor that calibration never reached has a range."""
+        assert all(math.isfinite(end) for end in observer.range(8))
+
+    def test_asking_changes_nothing(self, observer: Observer, batches: list[NDArray[np.float32]]) -> None:
+        """Neither the answer nor what later batches do to it depends on how often the range was asked for."""
+        expected = _range(observer, batches, 8)
+        asked = _fresh(observer)
+        for batch in batches:
+            asked.update(batch)
+            asked.range(4)
+        assert asked.range(8) == asked.range(8) == expected
+
+    def test_copies_are_independent(self, observer: Observer, batches: list[NDArray[np.float32]]) -> None:
+        """`dataclasses.replace` forgets what was seen, `copy.deepcopy` keeps it, and neither shares it."""
+        before = observer.range(8)
+        seen = _fresh(observer)
+        for batch in batches:
+            seen.update(batch)
+        assert copy.deepcopy(seen).range(8) == seen.range(8)
+        copy.deepcopy(seen).update(np.full(1000, 1e6, np.float32))
+        assert seen.range(8) == _range(observer, batches, 8)
+        assert _fresh(seen).range(8) == observer.range(8) == before
+
+    def test_memory_layout_does_not_matter(self, observer: Observer) -> None:
+        """A view with other strides gives the same range as its copy."""
+        view = _normal(6, 7, 8).transpose(2, 0, 1)
+        assert _range(observer, [view], 8) == _range(observer, [np.ascontiguousarray(view)], 8)
+
+    def test_leaves_its_input_alone(self, observer: Observer, batches: list[NDArray[np.float32]]) -> None:
+        """Batches are not written to."""
+        before = [batch.copy() for batch in batches]
+        _range(observer, batches, 8)
+        for batch, copied in zip(batches, before, strict=True):
+            np.testing.assert_array_equal(batch, copied)
+
+    def test_settings_survive_a_round_trip(self, observer: Observer) -> None:
+        """The fields can be configured, and stored as JSON."""
+        check_settings(observer)
+
+
+def _fresh(observer: Observer) -> Observer:
+    """A copy with the same settings that has seen nothing, as calibration makes one for each tensor."""
+    return dataclasses.replace(observer)  # type: ignore[type-var]  # every component is a dataclass
+
+
+def _range(observer: Observer, batches: list[NDArray[np.float32]], bits: int) -> tuple[float, float]:
+    """What a fresh copy answers after the batches."""
+    copied = _fresh(observer)
+    for batch in batches:
+        copied.update(batch)
+    return copied.range(bits)
+
+
+class MetricContract:
+    """The promises of `Metric`. A metric that is not about classes overrides the fixtures `expected` and `perfect`."""
+
+    @pytest.fixture
+    def metric(self) -> Metric:
+        """The component under test."""
+        raise NotImplementedError("a subclass of MetricContract gives the fixture `metric`")
+
+    @pytest.fixture
+    def expected(self, metric: Metric) -> Array:
+        """Targets, or the FP32 file's outputs, of some examples; axis 0 counts them."""
+        return _normal(32, 10) if metric.against_reference else np.arange(32) % 10
+
+    @pytest.fixture
+    def perfect(self, metric: Metric, expected: Array) -> Array:
+        """Outputs that deserve the highest value."""
+        return expected.copy() if metric.against_reference else 10 * np.eye(10, dtype=np.float32)[expected]
+
+    @pytest.fixture
+    def outputs(self, perfect: Array) -> Array:
+        """Outputs of a poor model."""
+        return _normal(*perfect.shape, seed=1)
+
+    def test_one_row_for_each_example(self, metric: Metric, outputs: Array, expected: Array) -> None:
+        """Statistics are finite float64, shape (N,) or (N, k)."""
+        statistics = metric.statistics(outputs, expected)
+        assert statistics.dtype == np.float64
+        assert statistics.ndim in {1, 2}
+        assert len(statistics) == len(outputs)
+        assert np.isfinite(statistics).all()
+
+    def test_examples_do_not_influence_each_other(self, metric: Metric, outputs: Array, expected: Array) -> None:
+        """The statistics of a subset are the subset of the statistics; paired intervals and early stops rely on it."""
+        whole = metric.statistics(outputs, expected)
+        for chosen in (slice(0, 1), slice(3, 20), slice(None, None, -1)):
+            np.testing.assert_allclose(metric.statistics(outputs[chosen], expected[chosen]), whole[chosen], rtol=1e-9)
+
+    def test_value_is_a_finite_number(self, metric: Metric, outputs: Array, expected: Array) -> None:
+        """Also for a single example, and in any order of the examples."""
+        statistics = metric.statistics(outputs, expected)
+        assert isinstance(metric.value(statistics), float)
+        assert math.isfinite(metric.value(statistics[:1]))
+        assert metric.value(statistics[::-1]) == pytest.approx(metric.value(statistics))
+
+    def test_larger_is_better(self, metric: Metric, outputs: Array, perfect: Array, expected: Array) -> None:
+        """Perfect outputs beat poor ones."""
+        best = metric.value(metric.statistics(perfect, expected))
+        assert best > metric.value(metric.statistics(outputs, expected))
+
+    def test_large_outputs_stay_finite(self, metric: Metric, outputs: Array, expected: Array) -> None:
+        """Broken candidates give large numbers; they must score badly and not crash."""
+        assert np.isfinite(metric.statistics(outputs * np.float32(1e30), expected)).all()
+
+    def test_leaves_its_input_alone(self, metric: Metric, outputs: Array, expected: Array) -> None:
+        """Outputs and targets are not written to, and asking twice gives the same."""
+        outputs_before, expected_before = outputs.copy(), expected.copy()
+        first = metric.statistics(outputs, expected)
+        np.testing.assert_array_equal(first, metric.statistics(outputs, expected))
+        np.testing.assert_array_equal(outputs, outputs_before)
+        np.testing.assert_array_equal(expected, expected_before)
+
+    def test_settings_survive_a_round_trip(self, metric: Metric) -> None:
+        """The fields can be configured, and stored as JSON."""
+        check_settings(metric)

@@ -1,0 +1,192 @@
+"""One trial: build the file, then pass one gate after another, the cheap ones first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from autocompress.artifact import Artifact
+from autocompress.budget import Budget, Measurement
+from autocompress.candidate import Candidate, build, layer_rows, placement_warnings
+from autocompress.components import Components
+from autocompress.compress import LayerDatabase
+from autocompress.device import Device, TimingSettings
+from autocompress.evaluation import Evaluator
+from autocompress.graph import BaseGraph
+from autocompress.intervals import Statistics, paired_drop
+from autocompress.policy import Policy
+from autocompress.record import Gate, Kind, State, TrialRecord
+
+GATE_RESAMPLES = 200
+HOPELESS_SPREADS = 3.0
+"""A candidate is dropped on a subset when it misses by more than this many standard errors."""
+
+
+@dataclass
+class TrialSettings:
+    """How much one trial measures.
+
+    Attributes:
+        subsets: shares of the search set after which a hopeless candidate is dropped.
+        minimum_subset: smallest number of examples of a subset.
+        check_images: calibration examples on which the optimized run is compared with the unoptimized one.
+    """
+
+    subsets: list[float] = field(default_factory=lambda: [0.25])
+    minimum_subset: int = 100
+    check_images: int = 32
+
+
+class _PrunedError(Exception):
+    """The candidate cannot be the answer; carries the reason."""
+
+
+@dataclass
+class _Progress:
+    """What is known so far about the candidate of one trial."""
+
+    gate: Gate = "build"
+    measurement: Measurement = field(default_factory=Measurement)
+    artifact: Artifact | None = None
+    candidate: Candidate | None = None
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def at(self, gate: Gate) -> Iterator[None]:
+        """Enter a gate and time it."""
+        self.gate, start = gate, time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[gate] = time.perf_counter() - start
+
+    def learn(self, **figures: object) -> None:
+        """Add measured figures."""
+        self.measurement = replace(self.measurement, **figures)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that turns a policy into a measured file. One for a run."""
+
+    graph: BaseGraph
+    components: Components
+    database: LayerDatabase
+    device: Device
+    evaluator: Evaluator
+    timing: TimingSettings
+    settings: TrialSettings
+
+    def build(self, policy: Policy, path: Path) -> Candidate:
+        """The file of a policy."""
+        capabilities = self.components.target.capabilities()
+        return build(self.graph, policy, self.database.compress(policy), capabilities, path)
+
+    def baseline(self) -> Measurement:
+        """The FP32 file on the search set, its latency against itself."""
+        self.evaluator.keep_reference(self.graph, "calibration")
+        self.evaluator.keep_reference(self.graph, "search")
+        statistics = self.evaluator.reference_statistics("search")
+        latency = self.device.latency(self.graph.path, self.graph.path, self.evaluator.inputs("example"), self.timing)
+        return Measurement(
+            size_bytes=len(self.graph.data),
+            size_ratio=1.0,
+            latency_ms=latency.median_ms,
+            latency_ratio=1.0,
+            accuracy=self.evaluator.metric.value(statistics),
+            accuracy_drop=0.0,
+            images=len(statistics),
+            latency=latency,
+        )
+
+
+def run_trial(
+    bench: Bench, policy: Policy, budget: Budget, floor: Callable[[], float | None], number: int, kind: Kind, path: Path
+) -> TrialRecord:
+    """Measure a policy, gate by gate; what goes wrong with the candidate is recorded, not raised.
+
+    Args:
+        floor: the largest drop that could still be the answer, None when any could.
+    """
+    progress = _Progress()
+    try:
+        _pass_gates(bench, policy, budget, floor, path, progress)
+        progress.gate = "done"
+        return _record(bench, policy, budget, progress, number, kind, "complete", "")
+    except _PrunedError as pruned:
+        return _record(bench, policy, budget, progress, number, kind, "pruned", str(pruned))
+    except Exception as error:
+        return _record(bench, policy, budget, progress, number, kind, "failed", f"{type(error).__name__}: {error}")
+
+
+def _pass_gates(
+    bench: Bench, policy: Policy, budget: Budget, floor: Callable[[], float | None], path: Path, progress: _Progress
+) -> None:
+    with progress.at("build"):
+        candidate = progress.candidate = bench.build(policy, path)
+        progress.artifact = candidate.artifact
+    with progress.at("size"):
+        size = candidate.artifact.size_bytes
+        progress.learn(size_bytes=size, size_ratio=size / len(bench.graph.data))
+        _require(budget, progress.measurement, "size_bytes", "size_ratio")
+    with progress.at("check"):
+        bench.evaluator.check(path, bench.settings.check_images)
+        nodes = bench.device.integer_nodes(path, bench.evaluator.inputs("example"))
+        progress.warnings = placement_warnings(bench.graph, candidate, nodes)
+    with progress.at("latency"):
+        latency = bench.device.latency(bench.graph.path, path, bench.evaluator.inputs("example"), bench.timing)
+        progress.learn(latency=latency, latency_ms=latency.median_ms, latency_ratio=latency.ratio)
+        _require(budget, progress.measurement, "latency_ms", "latency_ratio")
+    with progress.at("accuracy"):
+        _measure_accuracy(bench, path, floor(), progress)
+
+
+def _require(budget: Budget, measurement: Measurement, *names: str) -> None:
+    for name, excess in budget.violations(measurement).items():
+        if name in names and excess > 0:
+            raise _PrunedError(f"{name} {getattr(measurement, name):.4g} exceeds the budget {getattr(budget, name):.4g}")
+
+
+def _measure_accuracy(bench: Bench, path: Path, floor: float | None, progress: _Progress) -> None:
+    """Growing prefixes of the search set; each example is computed once."""
+    reference = bench.evaluator.reference_statistics("search")
+    parts: list[Statistics] = []
+    done = 0
+    for stop in _prefixes(len(reference), bench.settings):
+        parts.append(bench.evaluator.statistics(path, "search", done, stop))
+        done = stop
+        statistics = np.concatenate(parts)
+        drop = paired_drop(bench.evaluator.metric, reference[:stop], statistics, GATE_RESAMPLES)
+        progress.learn(accuracy=bench.evaluator.metric.value(statistics), accuracy_drop=drop.value, images=stop)
+        if stop < len(reference) and floor is not None and drop.value - HOPELESS_SPREADS * drop.spread > floor:
+            raise _PrunedError(f"drop {drop.value:.4f} on {stop} examples cannot come under {floor:.4f}")
+
+
+def _prefixes(examples: int, settings: TrialSettings) -> list[int]:
+    sizes = {max(settings.minimum_subset, round(share * examples)) for share in settings.subsets}
+    return [*sorted(size for size in sizes if size < examples), examples]
+
+
+def _record(
+    bench: Bench, policy: Policy, budget: Budget, progress: _Progress, number: int, kind: Kind, state: State, reason: str
+) -> TrialRecord:
+    return TrialRecord(
+        number=number,
+        kind=kind,
+        state=state,
+        gate=progress.gate,
+        reason=reason,
+        policy=policy,
+        measurement=progress.measurement,
+        violations=budget.violations(progress.measurement),
+        sha256=progress.artifact.sha256 if progress.artifact else "",
+        layers=layer_rows(bench.graph, progress.candidate) if progress.candidate else (),
+        warnings=progress.warnings,
+        seconds=progress.seconds,
+    )

@@ -1,0 +1,143 @@
+"""The module that computes what a candidate file computes: checks the file from outside, and verifies channel groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autocompress.artifact import Artifact
+from autocompress.calibration import Range, fold_factor
+from autocompress.candidate import build
+from autocompress.channels import ChannelGroup, ChannelGroups, cut_module
+from autocompress.components import Capabilities, Target
+from autocompress.compress import CompressedLayer, CompressedModel, file_cuts, slice_axes
+from autocompress.evaluation import snr_db
+from autocompress.graph import BaseGraph, Layer
+from autocompress.placement import place
+from autocompress.policy import Policy
+from autocompress.runner import load_session
+
+EQUAL_DB = 60.0
+"""Two float computations of the same function agree far better than this; a wrong channel does not come near it."""
+
+
+def module_twin(
+    graph: BaseGraph,
+    model: nn.Module,
+    groups: Mapping[str, ChannelGroup],
+    policy: Policy,
+    compressed: CompressedModel,
+    capabilities: Capabilities,
+) -> nn.Module:
+    """A copy of the module with the candidate's weights, biases, channels and quantized activations.
+
+    Batch norm stays in place: a hook on each layer gives the input that makes batch norm return what the file's layer returns.
+    """
+    twin = cut_module(model, groups, compressed.kept)
+    quantized = place(graph, policy, capabilities).quantized
+    cuts = file_cuts(graph, groups, compressed.kept)
+    for name, layer in graph.layers.items():
+        module = twin.get_submodule(name)
+        unfold = _unfolding(graph, layer, model.get_submodule(name), cuts.get(name, {}))
+        if name in compressed.layers:
+            _set_weight(module, layer, compressed.layers[name], unfold)
+        grid = compressed.ranges.get(quantized.get(layer.input, ""))
+        if grid is not None:
+            module.register_forward_pre_hook(_fake_quantize(grid))
+    return twin
+
+
+def _unfolding(
+    graph: BaseGraph, layer: Layer, module: nn.Module, cuts: Mapping[int, Tensor]
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Maps a file's (weight rows, bias) to the module's: undoes the batch norm that the exporter folded in."""
+    factor = fold_factor(layer, torch.from_numpy(graph.initializers[layer.weight].copy()), module)
+    own = getattr(module, "bias", None)
+    own_bias = own.detach() if isinstance(own, Tensor) else torch.zeros(layer.channels)
+    file_bias = torch.from_numpy(graph.initializers[layer.bias].copy()) if layer.bias else torch.zeros(layer.channels)
+    offset = file_bias - factor * own_bias
+    kept = cuts.get(layer.channel_axis, torch.arange(layer.channels))
+    factor, offset = factor[kept], offset[kept]
+
+    def unfold(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        shape = [-1 if axis == layer.channel_axis else 1 for axis in range(weight.dim())]
+        return weight / factor.reshape(shape), (bias - offset) / factor
+
+    return unfold
+
+
+def _set_weight(
+    module: nn.Module, layer: Layer, compressed: CompressedLayer, unfold: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> None:
+    dense = compressed.dense()
+    bias = compressed.bias if compressed.bias is not None else torch.zeros(dense.shape[layer.channel_axis])
+    weight, shift = unfold(dense, bias)
+    if isinstance(module, nn.Linear) and layer.channel_axis == 1:
+        weight = weight.T
+    module.weight = nn.Parameter(weight)
+    module.register_parameter("bias", nn.Parameter(shift))
+
+
+def _fake_quantize(grid: Range) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (torch.fake_quantize_per_tensor_affine(inputs[0], grid.scale, grid.zero_point, 0, 255), *inputs[1:])
+
+    return hook
+
+
+def twin_outputs(twin: nn.Module, inputs: NDArray[np.float32]) -> NDArray[Any]:
+    """Outputs of a module for an array of examples."""
+    with torch.no_grad():
+        outputs: NDArray[Any] = twin(torch.from_numpy(inputs)).numpy()
+    return outputs
+
+
+def verify_groups(
+    graph: BaseGraph, model: nn.Module, found: ChannelGroups, example: Tensor, target: Target, folder: Path
+) -> ChannelGroups:
+    """Keep the groups for which the cut file computes what the cut module computes."""
+
+    def verified(names: list[str]) -> bool:
+        return _agrees(graph, model, {name: found.groups[name] for name in names}, example, target, folder)
+
+    if not found.groups or verified(list(found.groups)):
+        return found
+    good = [name for name in found.groups if verified([name])]
+    refused = {name: "the cut file does not compute what the cut module computes" for name in found.groups if name not in good}
+    return replace(found, groups={name: found.groups[name] for name in good}, refused={**found.refused, **refused})
+
+
+def _agrees(
+    graph: BaseGraph, model: nn.Module, groups: Mapping[str, ChannelGroup], example: Tensor, target: Target, folder: Path
+) -> bool:
+    """Cut every other channel, in the file and in the module, and compare."""
+    kept = {name: torch.arange(0, group.size, 2) for name, group in groups.items()}
+    try:
+        expected = twin_outputs(cut_module(model, groups, kept), example.numpy())
+        file = _cut_file(graph, groups, kept, target, folder / "groups.onnx")
+        outputs = load_session(target, file.path, torch.get_num_threads())([example.numpy()])[0]
+    except Exception:  # any way of failing means that these channels cannot be cut
+        return False
+    return outputs.shape == expected.shape and snr_db(expected, outputs) > EQUAL_DB
+
+
+def _cut_file(
+    graph: BaseGraph, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Tensor], target: Target, path: Path
+) -> Artifact:
+    cuts = file_cuts(graph, groups, kept)
+    layers = {name: _cut_layer(graph, graph.layers[name], cut) for name, cut in cuts.items()}
+    return build(graph, Policy(), CompressedModel(layers, {}, kept), target.capabilities(), path).artifact
+
+
+def _cut_layer(graph: BaseGraph, layer: Layer, cuts: Mapping[int, Tensor]) -> CompressedLayer:
+    weight = slice_axes(torch.from_numpy(graph.initializers[layer.weight].copy()), cuts)
+    bias = torch.from_numpy(graph.initializers[layer.bias].copy()) if layer.bias else None
+    kept = cuts.get(layer.channel_axis)
+    return CompressedLayer(weight, bias if bias is None or kept is None else bias[kept])

@@ -1,0 +1,160 @@
+"""What the command line's verbs do, in terms of the Python interface."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autocompress.artifact import Artifact, sha256_of
+from autocompress.candidate import build, load_state
+from autocompress.config import Job
+from autocompress.data import load_splits
+from autocompress.device import open_device
+from autocompress.errors import ConfigError, PolicyError
+from autocompress.evaluation import Evaluator
+from autocompress.graph import BaseGraph, export
+from autocompress.intervals import interval, paired_drop
+from autocompress.policy import SavedPolicy, load_saved_policy
+from autocompress.progress import Progress
+from autocompress.registry import Registry
+from autocompress.report import table
+from autocompress.run import run
+from autocompress.settings import Settings
+from autocompress.task import Task
+from autocompress.training import cached_model
+
+
+def run_verb(verb: str, job: Job, registry: Registry) -> None:
+    """Run one job."""
+    if verb == "plugins":
+        _say(plugin_table(registry))
+    elif job.settings is not None:
+        {"search": _search, "apply": _apply, "evaluate": _evaluate}[verb](job, job.settings, registry)
+
+
+def _say(text: str) -> None:
+    """Results go to standard output, progress to standard error."""
+    sys.stdout.write(f"{text}\n")
+
+
+def cache_folder() -> Path:
+    """Where trained checkpoints are kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "autocompress"
+
+
+def build_task(job: Job, settings: Settings, progress: Progress) -> Task:
+    """The configured model and data as a task."""
+    with progress.stage("data"):
+        splits = load_splits(job.data)
+    with progress.stage("model"):
+        model = cached_model(job.model, splits, cache_folder())
+    example = torch.from_numpy(splits.calibration.inputs[:1])
+    return Task(
+        model=model,
+        example_input=example,
+        calibration=splits.calibration,
+        search=splits.search,
+        report=splits.report,
+        train=splits.train,
+        metric=settings.components.metric.name,
+        name=f"{job.model.name}-{job.data.name}",
+    )
+
+
+def _search(job: Job, settings: Settings, registry: Registry) -> None:
+    progress = Progress()
+    result = run(build_task(job, settings, progress), settings, registry, progress)
+    _say(table(result))
+    _say(f"file: {result.best.artifact.path}\nmore: {result.folder / 'result.json'}")
+
+
+def _apply(job: Job, settings: Settings, registry: Registry) -> None:
+    assert job.policy is not None
+    saved = load_saved_policy(job.policy)
+    state = job.policy.parent / "state.safetensors"
+    if not state.is_file() or sha256_of(state) != saved.state_sha256:
+        raise PolicyError(f"state {state}: missing, or not the one that {job.policy} was saved with; keep both files together")
+    progress = Progress()
+    task = build_task(job, settings, progress)
+    with progress.stage("export"):
+        graph = export(task.model, task.example_input, settings.folder / "fp32.onnx")
+    artifact = apply_policy(graph, saved, state, settings, job.policy)
+    same = "the same bytes" if artifact.sha256 == saved.artifact_sha256 else "other bytes (other versions?)"
+    _say(f"file: {artifact.path}\n{artifact.size_bytes} bytes, sha256 {artifact.sha256}: {same} as the search delivered")
+
+
+def apply_policy(graph: BaseGraph, saved: SavedPolicy, state: Path, settings: Settings, path: Path) -> Artifact:
+    """Build the file of a saved policy.
+
+    Raises:
+        PolicyError: the policy was found for another model.
+    """
+    if saved.model != graph.digest:
+        raise PolicyError(
+            f"policy {path}: found for the model {saved.model[:12]}, this model is {graph.digest[:12]}; "
+            "expected the same architecture and weights (and the same exporter version)"
+        )
+    capabilities = settings.components.target.capabilities()
+    return build(graph, saved.policy, load_state(state), capabilities, settings.folder / "model.onnx").artifact
+
+
+def _evaluate(job: Job, settings: Settings, registry: Registry) -> None:
+    assert job.artifact is not None
+    if not job.artifact.is_file():
+        raise ConfigError(f"artifact={job.artifact}: no such file; expected an ONNX file")
+    progress = Progress()
+    task = build_task(job, settings, progress)
+    with progress.stage("export"):
+        graph = export(task.model, task.example_input, settings.folder / "fp32.onnx")
+    with progress.stage("measuring"):
+        figures = evaluate_artifact(task, graph, job.artifact, settings)
+    (settings.folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    _say(json.dumps(figures, indent=2))
+
+
+def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settings) -> dict[str, object]:
+    """Accuracy on the report set, size and latency of a file, beside the FP32 file."""
+    components = settings.components
+    with open_device(components.target, torch.get_num_threads()) as device:
+        evaluator = Evaluator.prepare(task, components.metric, graph, device, settings.folder / "cache")
+        evaluator.keep_reference(graph, "report")
+        reference = evaluator.reference_statistics("report")
+        statistics = evaluator.statistics(path, "report", 0, len(reference))
+        latency = device.latency(graph.path, path, evaluator.inputs("example"), settings.timing)
+    drop = paired_drop(components.metric, reference, np.asarray(statistics))
+    artifact = Artifact.of(path, "onnx")
+    return {
+        "artifact": {"path": str(path), "size_bytes": artifact.size_bytes, "sha256": artifact.sha256},
+        "metric": components.metric.name,
+        "examples": len(statistics),
+        "accuracy": components.metric.value(statistics),
+        "accuracy_ci": interval(components.metric, statistics),
+        "accuracy_fp32": components.metric.value(reference),
+        "drop": drop.value,
+        "drop_ci": (drop.low, drop.high),
+        "size_ratio": artifact.size_bytes / len(graph.data),
+        "latency_ms_median": latency.median_ms,
+        "latency_ms_p95": latency.p95_ms,
+        "latency_ratio": latency.ratio,
+        "latency_ratio_ci": (latency.ratio_low, latency.ratio_high),
+        "device": latency.device,
+    }
+
+
+def plugin_table(registry: Registry) -> str:
+    """Components by kind, with where they come from, then what is not in use and why."""
+    rows = [
+        f"{registered.kind:<10} {registered.name:<14} {registered.plugin.distribution} {registered.plugin.version}"
+        for _, registered in sorted(registry.components.items())
+    ]
+    problems = [
+        f"not in use: {plugin.name} of {plugin.distribution} {plugin.version}: {plugin.problem}"
+        for plugin in registry.plugins
+        if plugin.problem
+    ]
+    return "\n".join([*rows, *problems])

@@ -1,0 +1,51 @@
+"""Target `onnxruntime`: ONNX Runtime on this machine's CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autocompress import Capabilities, Target, hookimpl
+
+INTEGER_OPS = frozenset({"Add", "Mul", "Concat", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Sigmoid", "Softmax"})
+PASSTHROUGH_OPS = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice"})
+
+
+@dataclass
+class OnnxRuntime(Target):
+    """ONNX Runtime with its default session options.
+
+    Attributes:
+        threads: threads of one inference when latency is measured.
+        providers: execution providers in order of preference.
+    """
+
+    name = "onnxruntime"
+
+    threads: int = 1
+    providers: list[str] = field(default_factory=lambda: ["CPUExecutionProvider"])
+
+    def capabilities(self) -> Capabilities:
+        """INT8 kernels for convolutions and matrix products; INT4 and packed sparse weights expand to INT8 at load."""
+        kinds = ("conv1d", "conv2d", "depthwise", "linear")
+        return Capabilities(
+            containers=dict.fromkeys(kinds, (4, 8)),
+            integer_ops=INTEGER_OPS,
+            passthrough_ops=PASSTHROUGH_OPS,
+            packed_sparse=True,
+        )
+
+    @property
+    def session_file(self) -> Path:
+        """The self-contained module beside this one."""
+        return Path(__file__).with_name("session.py")
+
+    def options(self) -> dict[str, object]:
+        """Keyword arguments of the session module's functions."""
+        return {"providers": list(self.providers)}
+
+
+@hookimpl
+def autocompress_targets() -> list[type[Target]]:
+    """The target that every installation has."""
+    return [OnnxRuntime]

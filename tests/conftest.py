@@ -1,0 +1,107 @@
+"""One tiny trained network on scikit-learn's digits, exported once, for all tests that need a real model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from autocompress.calibration import Calibration
+from autocompress.components import Components
+from autocompress.config import compose_settings
+from autocompress.device import Device, open_device
+from autocompress.graph import BaseGraph, export
+from autocompress.registry import Registry, load_registry
+from autocompress.task import Task
+
+pytest.register_assert_rewrite("autocompress.testing")
+
+
+class TinyNet(nn.Module):
+    """A residual block, a depthwise block and a linear layer: each kind of layer that the bundled target computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.inner = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU())
+        self.outer = nn.Sequential(nn.Conv2d(32, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16))
+        self.depthwise = nn.Sequential(nn.Conv2d(16, 16, 3, 2, 1, groups=16, bias=False), nn.BatchNorm2d(16), nn.ReLU6())
+        self.pointwise = nn.Conv2d(16, 32, 1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.relu(x + self.outer(self.inner(x)))
+        x = torch.relu(self.pointwise(self.depthwise(x)))
+        return self.head(x.mean(dim=(2, 3)))
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """1,797 images (N, 1, 8, 8) in a seeded order, and their labels."""
+    data = load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
+    images = torch.tensor(data.images, dtype=torch.float32)[order, None] / 16 - 0.3
+    return images, torch.tensor(data.target)[order]
+
+
+def trained(images: Tensor, labels: Tensor) -> nn.Module:
+    torch.manual_seed(0)
+    model = TinyNet()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for step in range(120):
+        batch = torch.randint(0, len(images), (64,), generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+        optimizer.step()
+    return model.eval()
+
+
+def make_task(model: nn.Module, images: Tensor, labels: Tensor) -> Task:
+    def part(start: int, stop: int) -> list[tuple[Tensor, Tensor]]:
+        return [(images[start:stop], labels[start:stop])]
+
+    return Task(copy.deepcopy(model), images[:1], part(0, 128), part(897, 1297), part(1297, 1797), name="tiny")
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """The tiny network and everything derived from it once. Do not change it."""
+
+    task: Task
+    graph: BaseGraph
+    components: Components
+    calibration: Calibration
+    registry: Registry
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    folder = tmp_path_factory.mktemp("tiny")
+    images, labels = digits()
+    task = make_task(trained(images[:897], labels[:897]), images, labels)
+    graph = export(task.model, task.example_input, folder / "fp32.onnx")
+    registry = load_registry()
+    settings = compose_settings(["pruner=[sparse,importance,stability]", "tracking=[]"], registry)
+    calibration = Calibration(task, graph, settings.components, folder)
+    calibration.observe()
+    return Tiny(task, graph, settings.components, calibration, registry, folder)
+
+
+@pytest.fixture
+def tiny_task(tiny: Tiny) -> Task:
+    """A fresh copy of the tiny task, free to change."""
+    images, labels = digits()
+    return make_task(tiny.task.model, images, labels)
+
+
+@pytest.fixture(scope="session")
+def device(tiny: Tiny) -> Iterator[Device]:
+    with open_device(tiny.components.target, threads=1) as opened:
+        yield opened

@@ -1,0 +1,489 @@
+"""Against a real MLflow in a SQLite file: what its tables show, and what is left after a search was killed anywhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+import pytest
+from autocompress_plugins.mlflow_tracker import MlflowTracker, autocompress_trackers
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from omegaconf import OmegaConf
+from onnx import TensorProto, helper, numpy_helper
+
+from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, SearchResult, StudyContext, TrialRecord
+from autocompress.artifact import Artifact
+from autocompress.record import Final, LayerRow, Status
+from autocompress.registry import load_registry
+
+# MLflow 3.17 uses a loader that SQLAlchemy 2.1 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+BUDGET = Budget(size_ratio=0.4, accuracy_drop=0.01)
+FOLDER = "ml flow #1 100%"
+"""An awkward folder name, because both the database and the artifacts are named by an URI."""
+
+
+def latency(ratio: float) -> Latency:
+    return Latency(
+        median_ms=2.0 * ratio, p95_ms=2.2 * ratio, reference_median_ms=2.0, ratio=ratio, ratio_low=ratio - 0.01,
+        ratio_high=ratio + 0.01, rounds=50, device="cpu",
+    )
+
+
+def measured(ratio: float, size: float, accuracy: float) -> Measurement:
+    return Measurement(
+        size_bytes=int(1_000_000 * size), size_ratio=size, latency_ms=2.0 * ratio, latency_ratio=ratio, accuracy=accuracy,
+        accuracy_drop=0.881 - accuracy, images=1000, latency=latency(ratio),
+    )
+
+
+def layer(name: str, quantizer: str, bits: int, parameters: int, sparsity: float = 0.0) -> LayerRow:
+    pruner = "sparse" if sparsity else ""
+    return LayerRow(name, "conv2d", parameters, 10, quantizer, bits, pruner, sparsity, "", parameters, -0.5, 0.5, 0.01)
+
+
+POLICY = Policy({"conv1": LayerPolicy("int8", 8), "conv2": LayerPolicy("int4", 4, "sparse", 0.5)}, ops={"add": "float"})
+LAYERS = (layer("conv1", "int8", 8, 1000), layer("conv2", "int4", 4, 3000, 0.5), layer("fc", "", 32, 0))
+BASELINE = measured(1.0, 1.0, 0.881)
+
+
+def complete(number: int, accuracy: float = 0.878) -> TrialRecord:
+    figures = measured(0.41, 0.3, accuracy)
+    return TrialRecord(
+        number, "trial", "complete", "done", "", POLICY, figures, BUDGET.violations(figures), "ab" * 32, LAYERS,
+        seconds={"build": 0.05, "latency": 1.5},
+    )
+
+
+def pruned(number: int) -> TrialRecord:
+    figures = Measurement(size_bytes=500_000, size_ratio=0.5)
+    violations = BUDGET.violations(figures)
+    return TrialRecord(number, "seed", "pruned", "size", "too large", POLICY, figures, violations, "cd" * 32, LAYERS)
+
+
+def failed(number: int) -> TrialRecord:
+    nothing = Measurement()
+    return TrialRecord(number, "trial", "failed", "build", "CheckError: 12.1 dB", POLICY, nothing, {}, warnings=["odd", "too"])
+
+
+RECORDS = [pruned(0), complete(1), failed(2)]
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database without runs: MLflow's migrations take two seconds, so one is made by the tracker itself and then copied."""
+    root = tmp_path_factory.mktemp("migrated")
+    reference = Artifact(root / "fp32.onnx", "onnx", 0, "")
+    MlflowTracker(root=str(root / FOLDER)).autocompress_search_started(study_in(root / "study", reference), [])
+    assert sorted(path.name for path in (root / FOLDER).iterdir()) == ["artifacts", "mlflow.db"]
+    fresh = root / "empty.db"
+    shutil.copy(root / FOLDER / "mlflow.db", fresh)
+    client = MlflowClient(tracking_uri=f"sqlite:///{fresh}")
+    for experiment in client.search_experiments(filter_string="name != 'Default'"):
+        client.rename_experiment(experiment.experiment_id, "earlier")
+        client.delete_experiment(experiment.experiment_id)
+    return fresh
+
+
+@pytest.fixture
+def root(tmp_path: Path, migrated: Path) -> Path:
+    (tmp_path / FOLDER).mkdir()
+    shutil.copy(migrated, tmp_path / FOLDER / "mlflow.db")
+    return tmp_path / FOLDER
+
+
+@pytest.fixture
+def client(root: Path) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Artifact:
+    """A matrix product as a file."""
+    weight = numpy_helper.from_array(np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32), "weight")
+    value = helper.make_tensor_value_info
+    inputs, outputs = value("image", TensorProto.FLOAT, ["N", 8]), value("logits", TensorProto.FLOAT, ["N", 4])
+    product = helper.make_node("MatMul", ["image", "weight"], ["logits"])
+    graph = helper.make_graph([product], "net", [inputs], [outputs], [weight])
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return Artifact.of(path, "onnx")
+
+
+def study_in(folder: Path, reference: Artifact, **changes: Any) -> StudyContext:
+    study = StudyContext(
+        name="digits-latency-0123abcd", model="net", data="digits", target="onnxruntime", device="some CPU",
+        objective="latency", budget=BUDGET, folder=folder, baseline=BASELINE, reference=reference,
+        versions={"onnxruntime": "1.31.1", "optuna": "5.0.0"}, config={"search": {"trials": 3}},
+    )
+    return replace(study, **changes)
+
+
+@pytest.fixture
+def study(tmp_path: Path, model: Artifact) -> StudyContext:
+    return study_in(tmp_path / "net-digits", model)
+
+
+def result_of(study: StudyContext, model: Artifact, **changes: Any) -> SearchResult:
+    best = Final(model, measured(0.41, 0.3, 0.876), (0.85, 0.9))
+    result = SearchResult(
+        status="feasible", objective="latency", budget=BUDGET, baseline=Final(model, BASELINE, (0.86, 0.9)), best=best,
+        policy=POLICY, best_trial=1, drop=0.005, drop_ci=(0.001, 0.009), drop_upper=0.008, selection_gap=0.002,
+        binding_constraint=None, records=RECORDS, front=[1], seconds=12.5, folder=study.folder,
+        versions=study.versions, device=study.device, minimum_runtime={"opset": 21}, reasons=["a reason"],
+    )
+    return replace(result, **changes)
+
+
+def track(root: Path, study: StudyContext, new: Sequence[TrialRecord], earlier: Sequence[TrialRecord] = ()) -> MlflowTracker:
+    """A search that starts with the earlier records and finishes the new ones."""
+    tracker = MlflowTracker(root=str(root))
+    tracker.autocompress_search_started(study, earlier)
+    for record in new:
+        tracker.autocompress_trial_finished(record)
+    return tracker
+
+
+def runs(client: MlflowClient, kind: str = "", view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+    """Every run of the given kind, or of all kinds but the study's, by name."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    condition = f"tags.`autocompress.kind` = '{kind}'" if kind else "tags.`autocompress.kind` != 'study'"
+    return list(client.search_runs(experiments, condition, view, order_by=["tags.`mlflow.runName`"]))
+
+
+def trials(client: MlflowClient) -> list[str]:
+    return sorted(run.data.tags["autocompress.trial"] for run in runs(client))
+
+
+def test_each_trial_is_a_child_whatever_its_end(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    track(root, study, RECORDS)
+    (parent,) = runs(client, "study")
+    assert (parent.info.run_name, parent.info.status) == (study.name, "RUNNING")
+    table = [(run.info.run_name, run.info.status, run.data.tags["autocompress.kind"]) for run in runs(client)]
+    assert table == [
+        ("baseline 1.00x 88.1%", "FINISHED", "baseline"),
+        ("t0000 5.0b s38 pruned at size", "FINISHED", "seed"),
+        ("t0001 5.0b s38 0.41x 87.8%", "FINISHED", "trial"),
+        ("t0002 failed at build", "FAILED", "trial"),
+    ]
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs(client)} == {parent.info.run_id}
+
+
+def test_experiment_is_the_model_on_the_device_with_a_view_of_the_figures(
+    root: Path, client: MlflowClient, study: StudyContext
+) -> None:
+    track(root, study, [])
+    (experiment,) = client.search_experiments(filter_string="name != 'Default'")
+    assert experiment.name == "net on onnxruntime, some CPU"
+    assert experiment.artifact_location == (root / "artifacts").as_uri()
+    view = json.loads(experiment.tags["mlflow.sharedViewState.autocompress"])
+    assert "metrics.`quality/accuracy`" in json.loads(view["state"])["selectedColumns"]
+
+
+def test_metrics_tell_section_and_unit(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    track(root, study, RECORDS)
+    (run,) = client.search_runs(["2"], "tags.`autocompress.trial` = '1'")
+    assert run.data.metrics == pytest.approx(
+        {
+            "quality/accuracy": 0.878, "quality/accuracy_drop": 0.003, "quality/images": 1000,
+            "latency/median_ms": 0.82, "latency/p95_ms": 0.902, "latency/ratio": 0.41,
+            "latency/ratio_low": 0.4, "latency/ratio_high": 0.42, "size/bytes": 300_000, "size/ratio": 0.3,
+            "weights/mean_bits": 5.0, "weights/sparsity": 0.375,
+            "violation/total": 0, "violation/size_ratio": -0.25, "violation/accuracy_drop": -0.7,
+            "seconds/build": 0.05, "seconds/latency": 1.5,
+        }
+    )
+    assert run.data.params == {
+        "quantizers": "1 int8, 1 int4, 1 float", "pruners": "1 sparse", "float_ops": "1", "policy": POLICY.digest,
+    }
+
+
+def test_a_filter_needs_only_the_tags_of_the_child(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    track(root, study, RECORDS)
+    by_trial = {run.data.tags["autocompress.trial"]: run.data.tags for run in runs(client)}
+    found = {key.removeprefix("autocompress."): value for key, value in by_trial["2"].items() if "autocompress." in key}
+    expected = {
+        "study": study.name, "model": "net", "data": "digits", "device": "some CPU", "runtime": "onnxruntime 1.31.1",
+        "plugins": "onnxruntime 1.31.1, optuna 5.0.0", "trial": "2", "kind": "trial", "state": "failed", "gate": "build",
+        "feasible": "false", "reason": "CheckError: 12.1 dB", "warnings": "odd; too",
+    }
+    assert found == expected
+    assert [by_trial[key]["autocompress.feasible"] for key in ("baseline", "0", "1")] == ["false", "false", "true"]
+
+
+@pytest.mark.filterwarnings("ignore:For backward compatibility, 'str' dtypes")  # MLflow's log_table under pandas 3
+def test_policy_and_layers_are_artifacts(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    track(root, study, RECORDS)
+    (run,) = client.search_runs(["2"], "tags.`autocompress.trial` = '1'")
+    folder = Path(client.download_artifacts(run.info.run_id, ""))
+    assert Policy.from_dict(json.loads((folder / "policy.json").read_text())) == POLICY
+    # The very file and tag that MLflow's own `log_table` makes.
+    other = client.create_run("2").info.run_id
+    client.log_table(other, pd.DataFrame([asdict(row) for row in LAYERS]), "layers.json")
+    expected = Path(client.download_artifacts(other, "layers.json"))
+    assert json.loads((folder / "layers.json").read_text()) == json.loads(expected.read_text())
+    tag = "mlflow.loggedArtifacts"
+    assert json.loads(run.data.tags[tag]) == json.loads(client.get_run(other).data.tags[tag])
+
+
+def test_a_trial_is_one_batch_and_costs_little(
+    root: Path, client: MlflowClient, study: StudyContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = track(root, study, [])
+    batches: Counter[str] = Counter()
+    log_batch = MlflowClient.log_batch
+
+    def counting(self: MlflowClient, run_id: str, *args: Any, **kwargs: Any) -> None:
+        batches[run_id] += 1
+        log_batch(self, run_id, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counting)
+    seconds = []
+    for number in range(10):
+        start = time.perf_counter()
+        tracker.autocompress_trial_finished(complete(number))
+        seconds.append(time.perf_counter() - start)
+    assert list(batches.values()) == [1] * 10
+    assert statistics.median(seconds) < 0.5  # 0.03 s when nothing else runs
+
+
+def test_children_are_in_the_order_of_the_trials(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    records = [replace(complete(number), seconds={"latency": 5.0 * number}) for number in range(4)]
+    track(root, study, records[2:], earlier=records[:2])
+    started = client.search_runs(["2"], "tags.`autocompress.kind` != 'study'", order_by=["start_time"])
+    assert [run.data.tags["autocompress.trial"] for run in started] == ["baseline", "0", "1", "2", "3"]
+
+
+def test_a_second_start_adds_nothing(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    track(root, study, RECORDS)
+    before = [run.info.run_id for run in runs(client)]
+    track(root, study, [], earlier=RECORDS)
+    assert [run.info.run_id for run in runs(client)] == before
+    assert len(runs(client, "study", ViewType.ALL)) == 1
+
+
+def test_a_trial_that_mlflow_missed_is_added(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    track(root, study, RECORDS[:1])
+    track(root, study, [complete(3)], earlier=RECORDS)
+    assert trials(client) == ["0", "1", "2", "3", "baseline"]
+
+
+class Killed(BaseException):
+    """The process ends here; every call before has reached the database."""
+
+
+@pytest.mark.parametrize("call", ["create_run", "log_batch", "log_artifacts", "set_terminated"])
+def test_killed_in_a_trial_then_started_again(
+    root: Path, client: MlflowClient, study: StudyContext, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    tracker = track(root, study, RECORDS[:2])
+
+    def kill(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(MlflowClient, call, kill)
+        tracker.autocompress_trial_finished(RECORDS[2])
+    track(root, study, [complete(3)], earlier=RECORDS)
+    assert trials(client) == ["0", "1", "2", "3", "baseline"]
+    assert {run.info.status for run in runs(client, view=ViewType.ALL)} <= {"FINISHED", "FAILED", "KILLED"}
+
+
+@pytest.mark.parametrize("call", ["create_run", "log_batch", "update_run"])
+def test_killed_at_the_first_start_then_started_again(
+    root: Path, client: MlflowClient, study: StudyContext, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def kill(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(MlflowClient, call, kill)
+        track(root, study, [])
+    track(root, study, RECORDS)
+    (parent,) = runs(client, "study")
+    assert parent.data.params == {
+        "model": "net", "data": "digits", "target": "onnxruntime", "objective": "latency", "budget/size_ratio": "0.4",
+        "budget/accuracy_drop": "0.01",
+    }
+    assert trials(client) == ["0", "1", "2", "baseline"]
+
+
+def test_the_same_name_in_another_folder_is_another_study(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    track(root, study, RECORDS)
+    track(root, replace(study, folder=study.folder.parent / "second"), RECORDS[:1])
+    assert len(runs(client, "study")) == 2
+    assert trials(client) == ["0", "0", "1", "2", "baseline", "baseline"]
+
+
+def test_another_budget_in_the_same_folder_is_another_study(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    track(root, study, RECORDS)
+    track(root, replace(study, name="digits-size-89abcdef"), RECORDS[:1])
+    assert [run.info.run_name for run in runs(client, "study")] == [study.name, "digits-size-89abcdef"]
+
+
+def test_runs_of_trials_that_are_no_longer_there_are_dropped(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    track(root, study, RECORDS)
+    track(root, study, [complete(0)], earlier=[])
+    assert trials(client) == ["0", "baseline"]
+    assert runs(client, "trial")[0].info.run_name.startswith("t0000 5.0b s38 0.41x")
+
+
+def test_a_study_that_moved_to_another_device_keeps_its_run(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    track(root, study, RECORDS)
+    track(root, replace(study, device="another CPU"), [complete(3)], earlier=RECORDS)
+    assert len(runs(client, "study")) == 1
+    assert trials(client) == ["0", "1", "2", "3", "baseline"]
+
+
+def test_a_deleted_experiment_comes_back_with_its_runs(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    track(root, study, RECORDS)
+    client.delete_experiment("2")
+    track(root, study, [], earlier=RECORDS)
+    assert len(runs(client, "study")) == 1
+    assert trials(client) == ["0", "1", "2", "baseline"]
+
+
+def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study: StudyContext, model: Artifact) -> None:
+    tracker = track(root, study, RECORDS)
+    (study.folder / "best").mkdir(parents=True)
+    (study.folder / "result.json").write_text("{}")
+    (study.folder / "best" / "policy.yaml").write_text("version: 1")
+    tracker.autocompress_search_finished(result_of(study, model))
+    (run,) = runs(client, "study")
+    note = run.data.tags["mlflow.note.content"]
+    assert run.info.status == "FINISHED"
+    assert note.startswith("**Ship `best/model.onnx`: 2.44x faster, 3.33x smaller, 0.5 points less accurate than FP32.**")
+    assert "`size_ratio` ≤ 0.4" in note and "a reason" in note
+    assert run.data.tags["autocompress.status"] == "feasible" and run.data.tags["autocompress.best_trial"] == "1"
+    figures = {
+        "quality/accuracy": 0.876, "quality/accuracy_drop": 0.005, "quality/accuracy_drop_high": 0.009, "latency/ratio": 0.41,
+        "baseline/accuracy": 0.881, "trials/complete": 1, "trials/pruned": 1, "trials/failed": 1, "seconds/search": 12.5,
+    }
+    assert {key: run.data.metrics[key] for key in figures} == pytest.approx(figures)
+    folder = Path(client.download_artifacts(run.info.run_id, ""))
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert files == ["best/policy.yaml", "config.json", "result.json"]
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "ended"),
+    [
+        ("unproven", "**Ship `best/model.onnx`: 2.44x faster", "FINISHED"),
+        ("infeasible", "**Nothing fits the budget.** The nearest is 2.44x faster", "FINISHED"),
+        ("not_worth_it", "**Ship the FP32 file**", "FINISHED"),
+        ("interrupted", "**Interrupted.** The best so far is 2.44x faster", "KILLED"),
+    ],
+)
+def test_the_note_begins_with_the_answer(
+    root: Path, client: MlflowClient, study: StudyContext, model: Artifact, status: Status, answer: str, ended: str
+) -> None:
+    track(root, study, RECORDS).autocompress_search_finished(result_of(study, model, status=status))
+    (run,) = runs(client, "study")
+    assert run.data.tags["mlflow.note.content"].startswith(answer)
+    assert run.info.status == ended
+
+
+def test_the_delivered_model_answers_as_the_file_does(
+    root: Path, client: MlflowClient, study: StudyContext, model: Artifact
+) -> None:
+    track(root, study, RECORDS).autocompress_search_finished(result_of(study, model))
+    (run,) = runs(client, "final")
+    assert run.info.run_name == "final 5.0b s38 0.41x 87.6%"
+    (logged,) = client.search_logged_models(["2"])
+    assert (logged.name, logged.status.name, logged.source_run_id) == ("net", "READY", run.info.run_id)
+    assert (logged.tags["autocompress.quality/accuracy"], logged.tags["autocompress.sha256"]) == ("0.876", model.sha256)
+    assert {metric.key: metric.value for metric in logged.metrics or []}["size/ratio"] == pytest.approx(0.3)
+    folder = client.download_artifacts(run.info.run_id, "") and logged.artifact_location
+    images = np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32)
+    expected = onnxruntime.InferenceSession(str(model.path)).run(None, {"image": images})[0]
+    served = mlflow.pyfunc.load_model(folder)
+    assert np.array_equal(served.predict({"image": images})["logits"], expected)
+    assert str(served.metadata.signature.inputs) == "['image': Tensor('float32', (-1, 8))]"
+    loaded = mlflow.onnx.load_model(folder)
+    assert loaded.SerializeToString() == model.path.read_bytes()
+
+
+def test_a_search_that_ends_again_delivers_one_model(
+    root: Path, client: MlflowClient, study: StudyContext, model: Artifact
+) -> None:
+    track(root, study, RECORDS).autocompress_search_finished(result_of(study, model))
+    track(root, study, [], earlier=RECORDS).autocompress_search_finished(result_of(study, model, best_trial=None))
+    assert len(runs(client, "final")) == 1
+    assert len(client.search_logged_models(["2"])) == 1
+    assert runs(client, "study")[0].data.tags["autocompress.best_trial"] == "FP32"
+
+
+def test_what_an_interruption_left_open_is_closed_at_the_end(
+    root: Path, client: MlflowClient, study: StudyContext, model: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = track(root, study, RECORDS[:2])
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MlflowClient, "log_batch", interrupt)
+        tracker.autocompress_trial_finished(RECORDS[2])
+    tracker.autocompress_search_finished(result_of(study, model, status="interrupted"))
+    assert trials(client) == ["0", "1", "2", "baseline", "final"]
+    assert "RUNNING" not in {run.info.status for kind in ("", "study") for run in runs(client, kind, ViewType.ALL)}
+
+
+def test_mlflows_global_state_is_left_alone(root: Path, study: StudyContext, model: Artifact) -> None:
+    before = mlflow.get_tracking_uri()
+    track(root, study, RECORDS).autocompress_search_finished(result_of(study, model))
+    assert mlflow.get_tracking_uri() == before
+    assert mlflow.active_run() is None
+
+
+def test_another_database_and_experiment(tmp_path: Path, root: Path, study: StudyContext) -> None:
+    shutil.copy(root / "mlflow.db", tmp_path / "shared.db")
+    uri = f"sqlite:///{tmp_path / 'shared.db'}"
+    MlflowTracker(root=str(tmp_path / "files"), uri=uri, experiment="mine").autocompress_search_started(study, RECORDS)
+    client = MlflowClient(tracking_uri=uri)
+    (mine,) = client.search_experiments(filter_string="name = 'mine'")
+    assert mine.artifact_location == (tmp_path / "files" / "artifacts").as_uri()
+    assert trials(client) == ["0", "1", "2", "baseline"]
+
+
+@pytest.fixture
+def beside_the_study(root: Path, study: StudyContext) -> Iterator[Path]:
+    yield root.rename(study.folder.parent / "mlflow")
+
+
+def test_by_default_runs_are_kept_beside_the_study(beside_the_study: Path, study: StudyContext) -> None:
+    MlflowTracker().autocompress_search_started(study, [])
+    client = MlflowClient(tracking_uri=f"sqlite:///{beside_the_study / 'mlflow.db'}")
+    assert trials(client) == ["baseline"]
+
+
+def test_a_trial_without_a_start_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="tracker mlflow: the study's run could not be opened"):
+        MlflowTracker().autocompress_trial_finished(complete(0))
+
+
+def test_hooks_reach_a_configured_tracker(root: Path, client: MlflowClient, study: StudyContext, model: Artifact) -> None:
+    settings = OmegaConf.structured(MlflowTracker)
+    assert OmegaConf.to_container(settings) == {"root": "", "uri": "", "experiment": ""}
+    registry = load_registry([])
+    (tracker,) = autocompress_trackers()
+    registry.manager.register(tracker(**{**settings, "root": str(root)}))
+    hook = registry.manager.hook
+    hook.autocompress_search_started(study=study, records=[])
+    hook.autocompress_trial_finished(study=study, record=complete(0))
+    hook.autocompress_search_finished(study=study, result=result_of(study, model, records=[complete(0)], best_trial=0))
+    assert trials(client) == ["0", "baseline", "final"]

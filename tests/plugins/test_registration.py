@@ -1,0 +1,40 @@
+"""Each module registers by its entry point alone, and costs nothing until it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from autocompress.registry import load_registry
+
+COMPONENTS = {
+    "affine": [("quantizer", "int4"), ("quantizer", "int8")],
+    "sparse": [("pruner", "sparse")],
+    "importance": [("pruner", "importance")],
+    "stability": [("pruner", "stability")],
+    "minmax": [("observer", "minmax")],
+    "percentile": [("observer", "percentile")],
+    "mse": [("observer", "mse")],
+    "accuracy": [("metric", "accuracy")],
+    "top5": [("metric", "top5")],
+    "agreement": [("metric", "agreement")],
+    "kl": [("metric", "kl")],
+    "tpe": [("sampler", "tpe")],
+    "random_search": [("sampler", "random")],
+}
+
+
+@pytest.mark.parametrize("module", COMPONENTS)
+def test_module_registers_its_components(module: str) -> None:
+    registry = load_registry([EntryPoint(module, f"autocompress_plugins.{module}", "autocompress")])
+    assert [plugin.problem for plugin in registry.plugins] == [None]
+    assert sorted(registry.components) == COMPONENTS[module]
+
+
+def test_loading_all_of_them_imports_neither_torch_nor_optuna() -> None:
+    imports = "; ".join(f"import autocompress_plugins.{module}" for module in COMPONENTS)
+    code = f"import sys; {imports}; print(sorted({{'torch', 'optuna'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

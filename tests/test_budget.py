@@ -1,0 +1,83 @@
+"""Limits in the words of the measurement, and how far a measurement is from them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields, replace
+
+import pytest
+
+from autocompress import Budget, Latency, Measurement
+from autocompress.errors import BudgetError
+
+LATENCY = Latency(
+    median_ms=2.0, p95_ms=2.5, reference_median_ms=4.0, ratio=0.5, ratio_low=0.48, ratio_high=0.53, rounds=40, device="cpu"
+)
+MEASURED = Measurement(
+    size_bytes=300, size_ratio=0.3, latency_ms=2.0, latency_ratio=0.5, accuracy=0.9, accuracy_drop=0.02, images=100, latency=LATENCY
+)
+LIMITS = [field.name for field in fields(Budget)]
+
+
+def test_every_limit_is_a_figure_of_a_measurement() -> None:
+    assert set(LIMITS) <= {field.name for field in fields(Measurement)}
+
+
+def test_limits_are_those_that_are_set() -> None:
+    assert Budget().limits() == {}
+    assert Budget(size_ratio=0.3, accuracy_drop=0.0).limits() == {"size_ratio": 0.3, "accuracy_drop": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "excess"),
+    [
+        ("size_bytes", 200, 0.5),
+        ("size_bytes", 300, 0.0),
+        ("size_bytes", 600, -0.5),
+        ("size_ratio", 0.2, 0.5),
+        ("latency_ms", 1.0, 1.0),
+        ("latency_ratio", 0.4, 0.25),
+        ("accuracy_drop", 0.04, -0.5),
+        ("accuracy_drop", 0.016, 0.25),
+        ("accuracy_drop", 0.005, 1.5),  # in units of one point, because the limit is less than that
+        ("accuracy_drop", 0.0, 2.0),
+    ],
+)
+def test_violation_is_the_excess_over_the_limit(name: str, limit: float, excess: float) -> None:
+    assert Budget(**{name: limit}).violations(MEASURED) == {name: pytest.approx(excess)}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_what_was_not_measured_violates_nothing(name: str) -> None:
+    missing = replace(MEASURED, **{name: None})
+    assert Budget(**{name: 0.001}).violations(missing) == {name: 0.0}
+    assert Budget(**{name: 0.001}).violations(MEASURED)[name] > 0
+
+
+def test_a_file_that_gains_accuracy_is_within_a_drop_of_zero() -> None:
+    assert Budget(accuracy_drop=0.0).violations(replace(MEASURED, accuracy_drop=-0.01)) == {"accuracy_drop": pytest.approx(-1)}
+
+
+@pytest.mark.parametrize("limit", [0.0, -0.0, -1.0, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", [name for name in LIMITS if name != "accuracy_drop"])
+def test_limits_that_nothing_can_meet_are_refused(name: str, limit: float) -> None:
+    with pytest.raises(BudgetError, match=rf"budget\.{name}={limit}: expected a number above zero"):
+        Budget(**{name: limit})
+
+
+@pytest.mark.parametrize("limit", [-0.001, math.nan, math.inf])
+def test_drops_that_mean_nothing_are_refused(limit: float) -> None:
+    with pytest.raises(BudgetError, match=r"budget\.accuracy_drop="):
+        Budget(accuracy_drop=limit)
+
+
+@pytest.mark.parametrize("limit", [1, 1.5, 100])
+def test_a_drop_in_points_is_refused_with_the_unit(limit: float) -> None:
+    with pytest.raises(BudgetError, match=rf"accuracy_drop={limit}: expected a fraction below 1 \(0\.01 is one point"):
+        Budget(accuracy_drop=limit)
+
+
+@pytest.mark.parametrize("measured", [MEASURED, replace(MEASURED, latency=None), Measurement(), Measurement(size_bytes=5)])
+def test_measurement_survives_json(measured: Measurement) -> None:
+    assert Measurement.from_dict(json.loads(json.dumps(measured.to_dict()))) == measured

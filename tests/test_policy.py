@@ -1,0 +1,121 @@
+"""Policies on disk: exact, comparable by their digest, and refused in one line when they are not policies."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autocompress import ChannelPolicy, LayerPolicy, Policy
+from autocompress.errors import PolicyError
+from autocompress.policy import SavedPolicy, load_policy, load_saved_policy
+
+POLICY = Policy(
+    # names that YAML would read as a number, a truth value and nothing, were they not quoted
+    layers={
+        "0": LayerPolicy("int8", 8),
+        "on": LayerPolicy("int4", 4, "sparse", 1 / 3),
+        "null": LayerPolicy(None, 32, "sparse", 1e-05),
+        "körper.1:": LayerPolicy(),
+    },
+    channels={"stem": ChannelPolicy("importance", 0.1 + 0.2)},
+    ops={"n7": "float"},
+)
+SAVED = SavedPolicy(POLICY, model="1" * 64, state_sha256="2e5", artifact_sha256="ab")
+
+
+def write(folder: Path, text: str, name: str = "policy.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_saved_policy_survives_the_disk(tmp_path: Path) -> None:
+    SAVED.save(tmp_path / "policy.yaml")
+    assert load_saved_policy(tmp_path / "policy.yaml") == SAVED
+    assert load_policy(tmp_path / "policy.yaml") == POLICY
+
+
+def test_json_is_read_as_exactly(tmp_path: Path) -> None:
+    path = write(tmp_path, json.dumps({"model": "m", "state_sha256": "s", "artifact_sha256": "a", **POLICY.to_dict()}), "policy.json")
+    assert load_policy(path) == POLICY
+    assert load_saved_policy(path) == SavedPolicy(POLICY, "m", "s", "a")
+
+
+def test_what_is_left_out_is_the_default(tmp_path: Path) -> None:
+    path = write(tmp_path, "version: 1\nlayers: {head: {quantizer: int8, bits: 8}}\n")
+    assert load_policy(path) == Policy({"head": LayerPolicy("int8", 8)})
+
+
+def test_digest_is_equal_exactly_when_the_decisions_are() -> None:
+    reordered = replace(POLICY, layers=dict(reversed(POLICY.layers.items())))
+    assert list(reordered.layers) != list(POLICY.layers)
+    assert reordered.digest == POLICY.digest
+    others = [
+        Policy(),
+        replace(POLICY, ops={}),
+        replace(POLICY, channels={"stem": ChannelPolicy("importance", 0.3)}),
+        replace(POLICY, layers={**POLICY.layers, "0": LayerPolicy("int8", 7)}),
+        replace(POLICY, layers={**POLICY.layers, "on": LayerPolicy("int4", 4, "sparse", 0.3333)}),
+    ]
+    assert len({policy.digest for policy in [POLICY, *others]}) == 1 + len(others)
+
+
+MALFORMED = {
+    "empty": "",
+    "text": "just words",
+    "list": "- 1\n- 2\n",
+    "broken": "version: 1\nlayers: {head: [unclosed\n",
+    "tag": "!!python/object/apply:os.system ['true']",
+    "no version": "layers: {}",
+    "other version": "version: 2",
+    "layers are a list": "version: 1\nlayers: [head]",
+    "layers are nothing": "version: 1\nlayers:",
+    "a layer is a word": "version: 1\nlayers: {head: int8}",
+    "unknown key": "version: 1\nlayers: {head: {quantiser: int8}}",
+    "unknown channel key": "version: 1\nchannels: {head: {bits: 8}}",
+    "ops are a word": "version: 1\nops: float",
+    "ops are a list": "version: 1\nops: [a, b]",
+}
+
+
+@pytest.mark.parametrize("text", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_file_is_told_in_one_line(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(PolicyError) as caught:
+        load_policy(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_binary_file_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_bytes(b"\x08\x0a\xff\xfe\x00")
+    with pytest.raises(PolicyError, match=r"policy\.yaml: not YAML or JSON"):
+        load_policy(path)
+
+
+def test_broken_json_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"policy\.json: not YAML or JSON"):
+        load_policy(write(tmp_path, '{"version": 1,\n', "policy.json"))
+
+
+def test_missing_file_and_folder_are_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"absent\.yaml: no such file"):
+        load_policy(tmp_path / "absent.yaml")
+    with pytest.raises(PolicyError, match="Is a directory"):
+        load_policy(tmp_path)
+
+
+def test_version_that_was_found_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="not a policy of version 1: found version 2"):
+        load_policy(write(tmp_path, "version: 2"))
+
+
+def test_policy_without_hashes_is_no_result(tmp_path: Path) -> None:
+    path = write(tmp_path, "version: 1\nmodel: abc\n")
+    assert load_policy(path) == Policy()
+    with pytest.raises(PolicyError, match="no state_sha256, artifact_sha256: expected a policy.yaml that a search saved"):
+        load_saved_policy(path)
