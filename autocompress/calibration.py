@@ -134,7 +134,7 @@ class Calibration:
             self._task.model.zero_grad(set_to_none=True)
             self._task.loss(self._task.model(inputs), targets).backward()  # type: ignore[no-untyped-call]
             for name, module in modules.items():
-                samples[name].append(_gradient(module))
+                samples[name].append(oriented(_gradient(module), self._graph.layers[name], module))
         self._task.model.zero_grad(set_to_none=True)
         return {name: _unfolded(torch.stack(found), self._fold(name, modules[name])) for name, found in samples.items()}
 
@@ -165,11 +165,17 @@ def fold_factor(layer: Layer, folded: Tensor, module: torch.nn.Module) -> Tensor
         ModelError: the module's weight is not the file's weight up to such a factor.
     """
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.shape != folded.shape:
+    weight = oriented(weight, layer, module) if isinstance(weight, Tensor) else None
+    if weight is None or weight.shape != folded.shape:
         raise ModelError(f"layer {layer.name}: module and exported weight differ in shape; gradients cannot be matched")
     ours, theirs = (part.detach().movedim(layer.channel_axis, 0).flatten(1) for part in (folded, weight))
     norm = theirs.square().sum(1)
     return torch.where(norm > 0, (ours * theirs).sum(1) / norm.clamp_min(1e-30), torch.ones_like(norm))
+
+
+def oriented(tensor: Tensor, layer: Layer, module: torch.nn.Module) -> Tensor:
+    """A tensor of the shape of the module's weight in the file's shape, and back: some linear weights are transposed."""
+    return tensor.T if isinstance(module, torch.nn.Linear) and layer.channel_axis == 1 else tensor
 
 
 def _gradient(module: torch.nn.Module) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,7 +14,7 @@ from autocompress.components import Components, QuantizedTensor
 from autocompress.errors import PolicyError
 from autocompress.graph import BaseGraph, Layer
 from autocompress.placement import place
-from autocompress.policy import LayerPolicy, Policy
+from autocompress.policy import ChannelPolicy, LayerPolicy, Policy
 from autocompress.stats import LayerStats
 
 GAIN_LIMITS = (0.5, 2.0)
@@ -83,16 +83,22 @@ class LayerDatabase:
         return CompressedModel(layers=layers, ranges=ranges, kept=kept)
 
     def _check(self, policy: Policy) -> None:
-        places = {"layer": (policy.layers, self._graph.layers), "channel group": (policy.channels, self._groups)}
-        for kind, (given, known) in places.items():
-            unknown = sorted(set(given) - set(known))
+        decisions: list[LayerPolicy | ChannelPolicy] = [*policy.layers.values(), *policy.channels.values()]
+        names: dict[str, tuple[Collection[str | None], Collection[str]]] = {
+            "layer": (policy.layers, self._graph.layers),
+            "channel group": (policy.channels, self._groups),
+            "quantizer": ({layer.quantizer for layer in policy.layers.values()} - {None}, self._components.quantizers),
+            "pruner": ({decision.pruner for decision in decisions if decision.sparsity > 0}, self._components.pruners),
+        }
+        for kind, (given, known) in names.items():
+            unknown = sorted(str(name) for name in given if name not in known)
             if unknown:
-                raise PolicyError(f"policy names the {kind} '{unknown[0]}'; this model has: {', '.join(known) or 'none'}")
+                raise PolicyError(f"policy names the {kind} '{unknown[0]}'; expected one of: {', '.join(known) or 'none'}")
 
     def _keep(self, name: str, policy: Policy) -> Tensor:
         group = self._groups[name]
         decision = policy.channels[name]
-        pruner = self._components.pruners[decision.pruner or ""]
+        pruner = self._components.pruners[str(decision.pruner)]
         stats = {entry.module: self._stats(entry.module) for entry in group.entries}
         scores = {layer: pruner.score(layer_stats.weight, layer_stats) for layer, layer_stats in stats.items()}
         return keep_indices(group, self._graph.layers, scores, decision.sparsity)

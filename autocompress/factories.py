@@ -33,7 +33,7 @@ def _resolve(setting: str, written: str) -> Callable[..., Any]:
     try:
         module = import_module(module_name)
     except ImportError as error:
-        raise ConfigError(f"{setting}: cannot import '{module_name}' of '{written}': {error}; is it installed, or here?") from None
+        raise ConfigError(f"{setting}: cannot import '{module_name}' of '{written}': {error}; is it installed?") from None
     factory = getattr(module, name, None)
     if not callable(factory):
         raise ConfigError(f"{setting}: module '{module_name}' has no function '{name}'{_guess(name, dir(module))}")

@@ -8,6 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -74,12 +75,21 @@ class Layer:
 
 @dataclass(frozen=True)
 class Op:
-    """An operator without a weight; `inputs` are activation tensors only, `output` is after a folded activation."""
+    """An operator without a weight that is searched.
+
+    Attributes:
+        name: its name in the graph.
+        op_type: its ONNX type.
+        inputs: the activation tensors that it reads.
+        output: the tensor that it gives, after an activation that folds into it.
+        constant: whether it also computes with a float constant, which no integer kernel takes.
+    """
 
     name: str
     op_type: str
     inputs: tuple[str, ...]
     output: str
+    constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,9 @@ def export(model: torch.nn.Module, example_input: torch.Tensor, path: Path) -> B
         ExportError: the model does not export; names the operator when the exporter does.
     """
     exported, batch = _export_any_batch(model.eval(), example_input)
+    _check_ends(model, exported)
     _strip(exported)
+    _name_transposed(model, exported)
     _rename(exported)
     save(exported, path)
     return read(path, exported, batch)
@@ -148,28 +160,46 @@ def _export_any_batch(model: torch.nn.Module, example: torch.Tensor) -> tuple[ir
 
 
 def _export(model: torch.nn.Module, example: torch.Tensor, shapes: Any) -> ir.Model:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             model, (example,), dynamo=True, opset_version=OPSET, dynamic_shapes=shapes, verbose=False, optimize=True
         )
-    if program is None or len(program.model.graph.outputs) != 1 or len(program.model.graph.inputs) != 1:
-        raise ExportError(f"model {type(model).__name__}: expected one tensor in and one tensor out")
+    assert program is not None
     return program.model
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's log to itself: what matters of it is in the error, and an open batch may fail without harm."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _check_ends(model: torch.nn.Module, exported: ir.Model) -> None:
+    ends = len(exported.graph.inputs), len(exported.graph.outputs)
+    if ends != (1, 1):
+        raise ExportError(
+            f"model {type(model).__name__} has {ends[0]} input and {ends[1]} output tensors; expected one of each: "
+            "wrap it in a module that takes and returns one tensor"
+        )
+
+
 def _export_message(model: torch.nn.Module, error: Exception) -> str:
-    causes: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        causes.append(str(cause))
+    """The deepest cause; the exporter wraps it in pages of advice."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
         cause = cause.__cause__
-    text = "\n".join(causes)
-    operator = re.search(r"(aten\.[\w.]+|torchvision\.[\w.]+|No ONNX function found for [^.\n]+)", text)
-    detail = operator.group(0) if operator else next((line for line in text.splitlines() if line.strip()), "unknown reason")
+    operator = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", str(cause))
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    reason = f"operator {operator[1]} has no ONNX form" if operator else f"{type(cause).__name__}: {' '.join(lines[:1])}"
     return (
-        f"model {type(model).__name__} does not export to ONNX opset {OPSET}: {detail.strip()}; "
+        f"model {type(model).__name__} does not export to ONNX opset {OPSET}: {reason}; "
         "try torch.onnx.export(model, (example,), dynamo=True) for the full report"
     )
 
@@ -199,6 +229,21 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
+def _name_transposed(module: torch.nn.Module, model: ir.Model) -> None:
+    """Name the weights of linear layers that read sequences: the exporter transposes them and drops the name."""
+    linear = {
+        f"{name}.weight": part.weight.detach().numpy().T
+        for name, part in module.named_modules()
+        if isinstance(part, torch.nn.Linear) and f"{name}.weight" not in model.graph.initializers
+    }
+    for value in list(model.graph.initializers.values()):
+        if value.dtype == ir.DataType.FLOAT and value.shape is not None and value.shape.rank() == 2:
+            found = [name for name, weight in linear.items() if np.array_equal(weight, constant(value))]
+            if found:
+                value.name = found[0]
+                del linear[found[0]]
+
+
 def _rename(model: ir.Model) -> None:
     """Short names for operators and activations: in a small model names outweigh 4-bit weights."""
     model.graph.inputs[0].name = "input"
@@ -210,9 +255,9 @@ def _rename(model: ir.Model) -> None:
 
 
 def save(model: ir.Model, path: Path) -> None:
-    """Write a model without the types and shapes of inner tensors, which a runtime infers."""
+    """Write a model without the types and shapes of inner tensors: a runtime infers them, or reads them off the weights."""
     kept = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
-    shapes = [(value, value.shape, value.type) for node in model.graph for value in node.outputs if id(value) not in kept]
+    shapes = [(value, value.shape, value.type) for value in _values(model) if id(value) not in kept]
     for value, _, _ in shapes:
         value.shape, value.type = None, None
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -347,5 +392,7 @@ def _macs(node: ir.Node, shape: Sequence[int]) -> int:
 
 
 def _op(node: ir.Node, absorbed: dict[str, ir.Node]) -> Op:
-    inputs = tuple(str(value.name) for value in node.inputs if value is not None and value.const_value is None)
-    return Op(name=str(node.name), op_type=node.op_type, inputs=inputs, output=_output(node, absorbed))
+    given = [value for value in node.inputs if value is not None]
+    inputs = tuple(str(value.name) for value in given if value.const_value is None)
+    constant = any(value.const_value is not None and value.dtype == ir.DataType.FLOAT for value in given)
+    return Op(name=str(node.name), op_type=node.op_type, inputs=inputs, output=_output(node, absorbed), constant=constant)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,6 +18,11 @@ from PIL import Image, UnidentifiedImageError
 from autocompress.errors import ConfigError, DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_BROKEN = (
+    *(OSError, ValueError, SyntaxError, EOFError, RuntimeError),
+    *(Image.DecompressionBombError, zipfile.BadZipFile, zlib.error),
+)
+"""What PIL and zipfile raise for files that are damaged, encrypted or not what their name says."""
 
 
 class Interpolation(Enum):
@@ -73,7 +79,7 @@ def to_input(image: Image.Image, settings: ImageSettings) -> NDArray[np.float32]
     if image.mode[0] in "IF":  # PIL would clip these to white without a word
         raise ValueError(f"pixels of mode '{image.mode}'; expected 8 bits a channel")
     image = _cropped(_resized(image.convert("L" if settings.grayscale else "RGB"), settings), settings.crop)
-    pixels = np.atleast_3d(np.asarray(image, dtype=np.float32)) / 255  # (height, width, channels)
+    pixels = np.atleast_3d(np.asarray(image, dtype=np.float32)) / np.float32(255)  # (height, width, channels)
     return normalised(pixels.transpose(2, 0, 1), settings.mean, settings.std)
 
 
@@ -131,7 +137,7 @@ class ImageFolder:
                 return to_input(image, settings)
         except UnidentifiedImageError:  # its own message shows a memory address
             reason = "not an image that PIL knows"
-        except (OSError, ValueError, SyntaxError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+        except _BROKEN as error:
             reason = str(error)
         raise DataError(f"data: {self.path}: '{name}' cannot be used: {reason}; repair or remove it")
 
@@ -148,7 +154,7 @@ def open_image_folder(path: Path) -> ImageFolder:
     depth = _shared_depth([parts[name] for name in images])
     images = [name for name in images if len(parts[name]) > depth + 1]
     if not images:
-        raise DataError(f"data: {path} holds no images; expected class/name.jpg in a directory or zip ({len(names)} files seen)")
+        raise DataError(f"data: {path} holds no images; expected class/name.jpg in it ({len(names)} files seen)")
     folders = [parts[name][depth] for name in images]
     classes = sorted(set(folders))
     index = {name: label for label, name in enumerate(classes)}
@@ -159,7 +165,7 @@ def _zip_files(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"data: {path} is not a readable zip: {error}; expected a zip or a directory of class/name.jpg") from None
+        raise DataError(f"data: {path} is not a readable zip: {error}; expected a zip of class/name.jpg") from None
     return [entry.filename for entry in archive.infolist() if not entry.is_dir()], archive.read
 
 
@@ -173,7 +179,7 @@ def _directory_files(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
 
 
 def _hidden(parts: tuple[str, ...]) -> bool:
-    """macOS adds a shadow of each file to its zips."""
+    """Zips made on macOS carry a shadow of each file."""
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 

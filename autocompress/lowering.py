@@ -49,8 +49,8 @@ def lower(graph: BaseGraph, compressed: CompressedModel, placement: Placement, c
     for name, layer in graph.layers.items():
         if name in compressed.layers:
             edit.replace_layer(layer, compressed.layers[name], compressed.ranges.get(placement.quantized.get(layer.input, "")))
-        if name in placement.barriers:
-            edit.add_barrier(layer, compressed.ranges[placement.quantized[layer.input]])
+    for node, tensor in placement.barriers.items():
+        edit.add_barrier(node, tensor, compressed.ranges[placement.quantized[tensor]])
     for tensor, source in placement.quantized.items():
         edit.quantize_tensor(tensor, source, compressed.ranges[source])
     return edit.finish()
@@ -91,16 +91,15 @@ class _Edit:
         if layer.kind == "depthwise":
             node.attributes["group"] = ir.AttrInt64("group", int(compressed.dense().shape[0]))
 
-    def add_barrier(self, layer: Layer, input_range: Range) -> None:
-        """Keep the runtime from rewriting a float layer that stands between quantized tensors; values stay as they are."""
-        node = self._nodes[layer.node]
-        source = self._values[layer.input]
+    def add_barrier(self, name: str, tensor: str, input_range: Range) -> None:
+        """Keep the runtime from rewriting a float node that stands between quantized tensors; values stay as they are."""
+        node, source = self._nodes[name], self._values[tensor]
         if input_range.zero_point == 0:
             barrier = self._node("Relu", [source])
         else:
             limits = [self._scalar(np.float32(bound)) for bound in (-ENDLESS, ENDLESS)]
             barrier = self._node("Clip", [source, *limits])
-        node.replace_input_with(0, barrier)
+        node.replace_input_with(list(node.inputs).index(source), barrier)
 
     def quantize_tensor(self, tensor: str, source: str, grid: Range) -> None:
         """Put one quantizer behind a tensor; every reader, and the graph's output, takes the dequantized value."""

@@ -66,7 +66,9 @@ def _construct(settings: ModelSettings) -> nn.Module:
     if settings.torchvision:
         return _from_torchvision(settings.torchvision, settings.weights, settings.kwargs)
     if settings.weights:
-        raise ConfigError(f"model.weights: '{settings.weights}' needs model.torchvision; a factory's weights: model.state_dict=PATH")
+        raise ConfigError(
+            f"model.weights: '{settings.weights}' needs model.torchvision; for a factory set model.state_dict=PATH"
+        )
     return _from_factory(str(settings.factory), settings.kwargs)
 
 
@@ -88,7 +90,8 @@ def _from_torchvision(name: str, weights: str | None, kwargs: Mapping[str, Any])
         if weights not in ("DEFAULT", *known):
             raise ModelError(f"model.weights: '{name}' has no weights '{weights}'; available: DEFAULT, {', '.join(known)}")
     try:
-        return models.get_model(name, weights=weights, **kwargs)
+        model: nn.Module = models.get_model(name, weights=weights, **kwargs)
+        return model
     except TypeError as error:
         raise ModelError(f"model.kwargs: torchvision's '{name}' cannot take {dict(kwargs)}: {error}") from None
     except OSError as error:  # urllib's errors are OSErrors
@@ -126,21 +129,21 @@ def _named_tensors(path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ModelError(f"model.state_dict: {path} holds {type(content).__name__}; expected names to tensors: save model.state_dict()")
+        raise ModelError(f"model.state_dict: {path} holds {type(content).__name__}; expected what model.state_dict() returns")
     consume_prefix_in_state_dict_if_present(content, "module.")
     return content
 
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise ModelError(f"model.state_dict: {path} does not exist; expected a file: set model.state_dict, or AUTOCOMPRESS_DATA")
+        raise ModelError(f"model.state_dict: {path} is not there; expected a file: set model.state_dict (or AUTOCOMPRESS_DATA)")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        remedy = "save model.state_dict() with torch.save or safetensors"
-        raise ModelError(f"model.state_dict: {path} is not a file of plain tensors ({type(error).__name__}); {remedy}") from None
+        kind = type(error).__name__
+        raise ModelError(f"model.state_dict: {path} is no file of plain tensors ({kind}); save model.state_dict()") from None
 
 
 def _some(label: str, names: Iterable[str], shown: int = 3) -> str:

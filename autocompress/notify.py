@@ -31,12 +31,13 @@ class Notifier:
             self._manager.unregister(tracker)
 
     def __call__(self, hook: str, **arguments: Any) -> None:
-        """Call a hook in every plugin that implements it."""
-        everyone = self._manager.get_plugins()
-        for plugin in [implementation.plugin for implementation in getattr(self._manager.hook, hook).get_hookimpls()]:
-            others = [other for other in everyone if other is not plugin]
+        """Call a hook in every plugin that implements it, the latest registered first, as pluggy does.
+
+        Not through `HookCaller`, which stops at the first plugin that raises and wants hashable plugins (dataclasses are not).
+        """
+        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
             try:
-                self._manager.subset_hook_caller(hook, others)(**arguments)
+                implementation.function(**{name: arguments[name] for name in implementation.argnames})
             except Exception as error:
-                name = self._manager.get_name(plugin)
-                warnings.warn(f"{name} failed in {hook}: {type(error).__name__}: {error}", TrackerWarning, stacklevel=2)
+                problem = f"{implementation.plugin_name} failed in {hook}: {type(error).__name__}: {error}"
+                warnings.warn(problem, TrackerWarning, stacklevel=2)

@@ -13,6 +13,9 @@ from autocompress.components import Capabilities
 from autocompress.graph import BaseGraph, Op
 from autocompress.policy import Policy
 
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators that a runtime may make integer by itself, also when their weight is shared and they are no layer."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -21,12 +24,12 @@ class Placement:
     Attributes:
         integer: names of the nodes that compute in integers.
         quantized: activation tensor to the tensor whose scale it uses (itself, unless an operator only moved values).
-        barriers: layers that stay float although their input is quantized; the runtime would otherwise make them integer.
+        barriers: node that stays float to its quantized input; the runtime would otherwise make the node integer.
     """
 
     integer: frozenset[str]
     quantized: dict[str, str]
-    barriers: frozenset[str]
+    barriers: dict[str, str]
 
 
 def place(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Placement:
@@ -39,8 +42,7 @@ def place(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Place
             integer.add(op.name)
             source = quantized[op.inputs[0]] if op.op_type in capabilities.passthrough_ops else op.output
             _share(quantized, op.output, source)
-    barriers = {layer.name for layer in graph.layers.values() if layer.node not in integer and layer.input in quantized}
-    return Placement(frozenset(integer), quantized, frozenset(barriers))
+    return Placement(frozenset(integer), quantized, _barriers(graph, capabilities, integer, quantized))
 
 
 def is_integer(policy: Policy, layer: str) -> bool:
@@ -61,9 +63,20 @@ def _ends(graph: BaseGraph, kind: str, source: str, result: str) -> Collection[s
 
 
 def _op_is_integer(op: Op, policy: Policy, capabilities: Capabilities, quantized: Collection[str]) -> bool:
-    able = op.op_type in capabilities.integer_ops or op.op_type in capabilities.passthrough_ops
+    able = (op.op_type in capabilities.integer_ops and not op.constant) or op.op_type in capabilities.passthrough_ops
     ready = all(name in quantized for name in op.inputs) and op.output != "output"
     return able and ready and policy.ops.get(op.name, "integer") == "integer"
+
+
+def _barriers(
+    graph: BaseGraph, capabilities: Capabilities, integer: Collection[str], quantized: Collection[str]
+) -> dict[str, str]:
+    barriers = {layer.node: layer.input for layer in graph.layers.values() if layer.input in quantized}
+    tempting = capabilities.integer_ops | WEIGHTED
+    for op in graph.ops:
+        if op.op_type in tempting and all(name in quantized for name in (*op.inputs, op.output)):
+            barriers[op.name] = op.inputs[0]
+    return {node: tensor for node, tensor in barriers.items() if node not in integer}
 
 
 def _share(quantized: dict[str, str], output: str, source: str) -> None:

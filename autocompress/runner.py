@@ -102,14 +102,16 @@ def interleave(runs: Sequence[Run], inputs: Sequence[Any], seconds: float, preci
     shuffle = random.Random(0)
     end = time.perf_counter() + seconds
     gc.disable()
-    while len(ratios) < MIN_ROUNDS or (time.perf_counter() < end and _half_width(ratios) > precision):
-        medians = [0.0, 0.0]
-        for index in shuffle.sample((0, 1), 2):
-            block = _block(runs[index], inputs, calls[index])
-            samples[index].extend(block)
-            medians[index] = float(np.median(block))
-        ratios.append(medians[1] / medians[0])
-    gc.enable()
+    try:
+        while len(ratios) < MIN_ROUNDS or (time.perf_counter() < end and _half_width(ratios) > precision):
+            medians = [0.0, 0.0]
+            for index in shuffle.sample((0, 1), 2):
+                block = _block(runs[index], inputs, calls[index])
+                samples[index].extend(block)
+                medians[index] = float(np.median(block))
+            ratios.append(medians[1] / medians[0])
+    finally:
+        gc.enable()
     low, high = _interval(ratios)
     return {
         "median_ms": float(np.median(samples[1])),

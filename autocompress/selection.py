@@ -37,15 +37,27 @@ def nearest(records: Sequence[TrialRecord], objective: Objective) -> list[TrialR
 def binding_constraint(records: Sequence[TrialRecord], budget: Budget) -> BindingConstraint | None:
     """The limit that had to give least to let a candidate through, with the smallest value reached within the others.
 
-    A figure that a trial did not get to does not count against it: it was stopped by another limit.
+    A figure that a trial did not get to does not count against it: it was stopped by another limit. When no single limit
+    can let a candidate through, it is the one that the nearest candidate misses most. None: a candidate fits, or there is none.
     """
+    candidates = [record for record in records if record.state != "failed"]
     options = []
     for name, limit in budget.limits().items():
-        others = [r for r in records if _value(r, name) is not None and _within(r, budget, except_for=name)]
+        others = [r for r in candidates if _value(r, name) is not None and _within(r, budget, except_for=name)]
         reached = min((value for r in others if (value := _value(r, name)) is not None), default=None)
-        if reached is not None and reached > limit:
+        if reached is not None and reached <= limit:
+            return None
+        if reached is not None:
             options.append((reached / limit if limit else float("inf"), BindingConstraint(name, limit, reached)))
-    return min(options, key=lambda option: option[0], default=(0.0, None))[1]
+    return min(options, key=lambda option: option[0])[1] if options else _most_exceeded(candidates, budget)
+
+
+def _most_exceeded(records: Sequence[TrialRecord], budget: Budget) -> BindingConstraint | None:
+    closest = min((r for r in records if r.violation > 0), key=lambda record: record.violation, default=None)
+    if closest is None:
+        return None
+    name = max(closest.violations, key=lambda name: closest.violations[name])
+    return BindingConstraint(name, budget.limits()[name], _value(closest, name) or 0.0)
 
 
 def _value(record: TrialRecord, name: str) -> float | None:

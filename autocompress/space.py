@@ -100,6 +100,8 @@ class SearchSpace:
         }
         for name in [*policy.layers.keys() - self.layers.keys(), *policy.channels.keys() - self.channels.keys()]:
             raise PolicyError(f"seed policy decides '{name}', which is not searched; searched: {', '.join(self.layers)}")
+        for name in policy.ops:
+            raise PolicyError(f"seed policy decides the operator '{name}'; operators are not searched")
         return {name: index for name, index in (layers | channels).items() if name in self.distributions}
 
 

@@ -52,25 +52,36 @@ class Examples:
         """Read all batches of (inputs, targets).
 
         Raises:
-            DataError: there is no example, a batch is not such a pair, or an input is not finite.
+            DataError: there is no example, a batch is not such a pair, or the batches differ in shape.
         """
         pairs = [_arrays(name, index, batch) for index, batch in enumerate(batches)]
         if not sum(len(inputs) for inputs, _ in pairs):
             raise DataError(f"task.{name}: no examples; expected an iterable of (inputs, targets) batches")
-        examples = cls(np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs]))
-        if not np.isfinite(examples.inputs).all():
-            raise DataError(f"task.{name}: inputs contain NaN or infinity; expected finite numbers")
-        return examples
+        first = pairs[0][0].shape[1:]
+        for index, (inputs, _) in enumerate(pairs):
+            if inputs.shape[1:] != first:
+                raise DataError(f"task.{name}: batch {index} has inputs of shape {inputs.shape[1:]}, batch 0 of {first}")
+        return cls(np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs]))
 
 
-def _examples(name: str, source: Examples | Iterable[Batch]) -> Examples:
-    return source if isinstance(source, Examples) and len(source) else Examples.collect(name, source)
+def _examples(name: str, source: Examples | Iterable[Batch], example: Tensor) -> Examples:
+    examples = source if isinstance(source, Examples) and len(source) else Examples.collect(name, source)
+    given, expected = examples.inputs.shape[1:], tuple(example.shape[1:])
+    if given != expected:
+        raise DataError(f"task.{name}: inputs have shape {given}; the example input has {expected}, both without the batch")
+    if not np.isfinite(examples.inputs).all():
+        raise DataError(f"task.{name}: inputs contain NaN or infinity; expected finite numbers")
+    return examples
 
 
 def _arrays(name: str, index: int, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise DataError(f"task.{name}: batch {index} is {type(batch).__name__}; expected a pair (inputs, targets)")
     inputs, targets = (torch.as_tensor(part).detach().cpu().numpy() for part in batch)
+    if not inputs.ndim or not targets.ndim:
+        raise DataError(
+            f"task.{name}: batch {index} has no batch axis; if this is one example of a data set, wrap it in a DataLoader"
+        )
     if len(inputs) != len(targets):
         raise DataError(f"task.{name}: batch {index} has {len(inputs)} inputs and {len(targets)} targets")
     return inputs.astype(np.float32, copy=False), targets
@@ -92,7 +103,7 @@ class Task:
         name: names the study's folder and experiment.
 
     Raises:
-        DataError: a set is empty, is not finite, or shares an example between search and report.
+        DataError: a set is empty, is not finite, has another shape than the example, or search and report share examples.
     """
 
     model: nn.Module
@@ -109,7 +120,7 @@ class Task:
     def __post_init__(self) -> None:
         self.model = self.model.eval().cpu()
         sources = {"calibration": self.calibration, "search": self.search, "report": self.report}
-        self.sets = {name: _examples(name, source) for name, source in sources.items()}
+        self.sets = {name: _examples(name, source, self.example_input) for name, source in sources.items()}
         self._refuse_overlap()
 
     def _refuse_overlap(self) -> None:

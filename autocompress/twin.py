@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.artifact import Artifact
-from autocompress.calibration import Range, fold_factor
+from autocompress.calibration import Range, fold_factor, oriented
 from autocompress.candidate import build
 from autocompress.channels import ChannelGroup, ChannelGroups, cut_module
 from autocompress.components import Capabilities, Target
@@ -65,6 +65,7 @@ def _unfolding(
     offset = file_bias - factor * own_bias
     kept = cuts.get(layer.channel_axis, torch.arange(layer.channels))
     factor, offset = factor[kept], offset[kept]
+    factor = factor.where(factor != 0, 1.0)  # batch norm switched the channel off: any finite weight does
 
     def unfold(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         shape = [-1 if axis == layer.channel_axis else 1 for axis in range(weight.dim())]
@@ -79,9 +80,7 @@ def _set_weight(
     dense = compressed.dense()
     bias = compressed.bias if compressed.bias is not None else torch.zeros(dense.shape[layer.channel_axis])
     weight, shift = unfold(dense, bias)
-    if isinstance(module, nn.Linear) and layer.channel_axis == 1:
-        weight = weight.T
-    module.weight = nn.Parameter(weight)
+    module.weight = nn.Parameter(oriented(weight, layer, module))
     module.register_parameter("bias", nn.Parameter(shift))
 
 

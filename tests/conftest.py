@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from autocompress.calibration import Calibration
+from autocompress.candidate import Candidate, build
+from autocompress.channels import ChannelGroups, find_groups
 from autocompress.components import Components
+from autocompress.compress import LayerDatabase
 from autocompress.config import compose_settings
 from autocompress.device import Device, open_device
 from autocompress.graph import BaseGraph, export
+from autocompress.policy import Policy
 from autocompress.registry import Registry, load_registry
 from autocompress.task import Task
 
@@ -99,6 +104,36 @@ def tiny_task(tiny: Tiny) -> Task:
     """A fresh copy of the tiny task, free to change."""
     images, labels = digits()
     return make_task(tiny.task.model, images, labels)
+
+
+@pytest.fixture(scope="session")
+def groups(tiny: Tiny) -> ChannelGroups:
+    """The channel groups of the tiny network, found but not verified."""
+    return find_groups(tiny.graph, tiny.task.model, tiny.task.example_input, multiple=8)
+
+
+@pytest.fixture(scope="session")
+def database(tiny: Tiny, groups: ChannelGroups) -> LayerDatabase:
+    return LayerDatabase(tiny.graph, tiny.calibration, tiny.components, groups.groups)
+
+
+@pytest.fixture
+def build_tiny(tiny: Tiny, database: LayerDatabase, tmp_path: Path) -> Callable[[Policy], Candidate]:
+    """Builds the file of a policy for the tiny network."""
+
+    def built(policy: Policy) -> Candidate:
+        path = tmp_path / f"{policy.digest}.onnx"
+        return build(tiny.graph, policy, database.compress(policy), tiny.components.target.capabilities(), path)
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def calibration_file(tiny: Tiny) -> Path:
+    """The calibration images as an array file, as the runtime's process reads them."""
+    path = tiny.folder / "calibration.npy"
+    np.save(path, tiny.task.sets["calibration"].inputs)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -81,10 +81,12 @@ class MlflowTracker(Tracker):
     @hookimpl
     def autocompress_search_started(self, study: StudyContext, records: Sequence[TrialRecord]) -> None:
         """Open the study's run, new or again, and bring its children in line with the records."""
+        self._tree = None  # if opening fails, nothing may reach the run of an earlier study
         store = _open_store(Path(self.root) if self.root else study.folder.parent / "mlflow", self.uri)
         experiment = self.experiment or f"{study.model} on {study.target}, {study.device}"
-        self._tree = _open_tree(store, experiment[:_EXPERIMENT_CHARACTERS], study)
-        self._tree.reconcile(records)
+        tree = _open_tree(store, experiment[:_EXPERIMENT_CHARACTERS], study)
+        tree.reconcile(records)
+        self._tree = tree
 
     @hookimpl
     def autocompress_trial_finished(self, record: TrialRecord) -> None:

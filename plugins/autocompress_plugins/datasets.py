@@ -1,0 +1,89 @@
+"""Small data sets that need no network, as `module:function` factories of (train, test), each (inputs, targets)."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autocompress.errors import DataError
+
+Part = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Inputs of shape (N, 1, height, width), and class numbers of shape (N,)."""
+
+PARTS = ("train", "t10k")
+"""What MNIST's files call the training and the test part."""
+
+
+def digits(test_size: int = 1000, seed: int = 0) -> tuple[Part, Part]:
+    """The 1,797 digits in scikit-learn, enlarged from 8x8 to 32x32 and standardised; 10 classes.
+
+    Args:
+        test_size: examples of the test part, drawn with the classes in proportion.
+    """
+    import torch
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels.astype(np.float32)).reshape(-1, 1, 8, 8) / 16
+    inputs = torch.nn.functional.interpolate((images - 0.305) / 0.376, size=32, mode="bilinear").numpy()  # (1797, 1, 32, 32)
+    train, test = train_test_split(np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=seed)
+    return (inputs[train], labels[train]), (inputs[test], labels[test])
+
+
+def idx_images(folders: Sequence[str], root: str = ".", mean: float = 0.0, std: float = 1.0) -> tuple[Part, Part]:
+    """MNIST or a data set in its format, from the first folder that has its four files, packed with gzip or not.
+
+    Args:
+        folders: where to look, relative to `root`.
+        mean, std: of pixel / 255.
+
+    Raises:
+        DataError: no folder has the files, or one of them is damaged.
+    """
+    places = [Path(root).expanduser() / folder for folder in folders]
+    for place in places:
+        if all(_find(place, name) for part in PARTS for name in _names(part)):
+            train, test = (_read_part(place, part, mean, std) for part in PARTS)
+            return train, test
+    files, looked = " and ".join(f"{name}[.gz]" for part in PARTS for name in _names(part)), ", ".join(map(str, places))
+    remedy = (
+        "apt-get install dataset-fashion-mnist, or torchvision.datasets.FashionMNIST(ROOT, download=True) and data.root=ROOT"
+    )
+    raise DataError(f"data: no complete MNIST or Fashion-MNIST in {looked}; expected {files}; get them: {remedy}")
+
+
+def _names(part: str) -> tuple[str, str]:
+    return f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def _read_part(folder: Path, part: str, mean: float, std: float) -> Part:
+    images, labels = (_read_idx(folder, name) for name in _names(part))
+    if len(images) != len(labels):
+        raise DataError(f"data: {folder}: {len(images)} {part} images and {len(labels)} labels; expected as many of each")
+    inputs = images[:, None].astype(np.float32)  # (N, 1, height, width)
+    inputs -= 255 * mean
+    inputs /= 255 * std
+    return inputs, labels.astype(np.int64)
+
+
+def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
+    """One file: two zero bytes, the type (8: bytes), the number of axes, their lengths (big endian), the values."""
+    path = _find(folder, name)
+    assert path is not None
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        axes = content[3]
+        shape = np.frombuffer(content, ">u4", axes, offset=4)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape.astype(int))
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+        raise DataError(f"data: {path} is not a complete IDX file ({error}); fetch it again") from None

@@ -1,0 +1,98 @@
+"""Plain lines where nobody can rewrite one, a line that is rewritten on a terminal."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+
+from autocompress import Measurement, Policy, TrialRecord
+from autocompress.progress import Progress, describe
+
+FIGURES = Measurement(latency_ratio=0.412, size_ratio=0.2715, accuracy=0.9, accuracy_drop=0.0034)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def record(number: int, state: str = "complete") -> TrialRecord:
+    gate = "done" if state == "complete" else "latency"
+    return TrialRecord(number, "trial", state, gate, "", Policy(), FIGURES, {})  # type: ignore[arg-type]
+
+
+def test_figures_in_words() -> None:
+    assert describe(FIGURES) == "0.41x latency, 0.272x size, -0.3 points"
+    assert describe(Measurement(accuracy_drop=-0.01)) == "+1.0 points"
+    assert describe(Measurement()) == ""
+
+
+def test_lines_are_plain_when_it_is_no_terminal() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream)
+    with progress.stage("export"):
+        time.sleep(0.01)
+    progress.note("a remark")
+    assert stream.getvalue() == "export: 0.0 s\na remark\n"
+
+
+def test_a_stage_is_announced_and_rewritten_on_a_terminal() -> None:
+    stream = Terminal()
+    with Progress(stream).stage("export"):
+        assert stream.getvalue() == "\r\x1b[2Kexport ..."
+    assert stream.getvalue() == "\r\x1b[2Kexport ...\r\x1b[2Kexport: 0.0 s\n"
+
+
+def test_trials_with_the_best_so_far() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress.begin_trials()
+    progress.trial(record(7, "pruned"), done=2, started_at=1, total=4, best=None)
+    progress.trial(record(8), done=3, started_at=1, total=4, best=record(8))
+    first, second = stream.getvalue().splitlines()
+    assert first.startswith("[2/4] t0007 pruned at latency | nothing within the budget yet | ")
+    assert second.startswith("[3/4] t0008 0.41x latency, 0.272x size, -0.3 points | best t0008: 0.41x latency")
+
+
+def test_time_left_counts_only_the_trials_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    progress = Progress(stream)
+    clock[0] = 1000.0  # a long preparation
+    progress.begin_trials()
+    clock[0] = 1060.0
+    progress.trial(record(31), done=32, started_at=30, total=40, best=None)
+    assert stream.getvalue().endswith(" | 4.0 min left\n")  # two trials took a minute, eight are left
+
+
+def test_no_time_is_left_at_the_end() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress.begin_trials()
+    progress.trial(record(3), done=4, started_at=0, total=4, best=None)
+    assert stream.getvalue().endswith(" | 0.0 min left\n")
+
+
+def test_quiet_writes_nothing() -> None:
+    for stream in (io.StringIO(), Terminal()):
+        progress = Progress(stream, quiet=True)
+        with progress.stage("export"):
+            progress.note("a remark")
+        progress.trial(record(1), done=1, started_at=0, total=1, best=None)
+        assert stream.getvalue() == ""
+
+
+def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    Progress().note("hello")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")
+
+
+def test_a_stage_that_raises_is_not_reported_as_done() -> None:
+    stream = io.StringIO()
+    with pytest.raises(ZeroDivisionError), Progress(stream).stage("export"):
+        raise ZeroDivisionError
+    assert stream.getvalue() == ""

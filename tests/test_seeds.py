@@ -1,0 +1,83 @@
+"""The policies that are tried first: sensible, all inside the space, none twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from autocompress import ChannelPolicy, Layer, LayerPolicy, Policy
+from autocompress.seeds import MIXES, seed_policies
+from autocompress.space import SearchSpace
+from autocompress.testing import make_layer
+
+FLOAT, INT8, INT4 = LayerPolicy(), LayerPolicy("int8", 8), LayerPolicy("int4", 4)
+
+SIZES = {"small": (1, 10), "middle": (3, 10), "large": (6, 10)}
+LAYERS: dict[str, Layer] = {name: replace(make_layer(shape, "linear"), name=name) for name, shape in SIZES.items()}
+MIXED = SearchSpace(dict.fromkeys(LAYERS, (FLOAT, INT8, INT4)), {})
+
+
+def share_of(policy: Policy, bits: int) -> float:
+    """Share of all weights that have so many bits."""
+    total = sum(layer.parameters for layer in LAYERS.values())
+    return sum(LAYERS[name].parameters for name, option in policy.layers.items() if option.bits == bits) / total
+
+
+def test_uniform_policies_come_first_the_most_precise_before_the_others() -> None:
+    first, second = seed_policies(MIXED, LAYERS)[:2]
+    assert first == Policy(dict.fromkeys(LAYERS, INT8))
+    assert second == Policy(dict.fromkeys(LAYERS, INT4))
+
+
+def test_mixes_lie_between_the_uniform_ones() -> None:
+    mixes = seed_policies(MIXED, LAYERS)[2:]
+    assert mixes
+    for policy in mixes:
+        assert set(policy.layers.values()) == {INT8, INT4}
+        assert 0 < share_of(policy, 4) <= max(MIXES)
+
+
+def test_each_mix_takes_the_largest_layers_that_fit_its_share() -> None:
+    found = [{name for name, option in policy.layers.items() if option == INT4} for policy in seed_policies(MIXED, LAYERS)[2:]]
+    # shares of the weights: 0.1, 0.3 and 0.6; the mixes give 4 bits to at most 0.25, 0.5, 0.75 and 0.9 of them
+    assert found == [{"small"}, {"middle", "small"}, {"large", "small"}, {"large", "middle"}]
+
+
+def test_layer_without_the_width_takes_the_next_more_precise_one() -> None:
+    space = SearchSpace({"small": (FLOAT, INT8), "middle": (FLOAT,), "large": (FLOAT, INT8, INT4)}, {})
+    assert seed_policies(space, LAYERS)[1] == Policy({"small": INT8, "large": INT4})
+
+
+def test_pruning_is_tried_on_the_most_precise_codes_one_way_at_a_time() -> None:
+    cut, deeper = replace(INT8, pruner="sparse", sparsity=0.5), replace(INT8, pruner="sparse", sparsity=0.7)
+    other = replace(INT8, pruner="importance", sparsity=0.5)
+    space = SearchSpace({**dict.fromkeys(LAYERS, (FLOAT, INT8, cut, deeper, other)), "small": (FLOAT, INT8)}, {})
+    found = seed_policies(space, LAYERS)
+    expected = [{**dict.fromkeys(LAYERS, option), "small": INT8} for option in (other, cut, deeper)]
+    assert found[0] == Policy(dict.fromkeys(LAYERS, INT8))
+    assert sorted((p.digest for p in found[1:])) == sorted(Policy(layers).digest for layers in expected)
+
+
+def test_each_way_of_cutting_channels_is_tried_in_all_groups_that_offer_it() -> None:
+    little, much = ChannelPolicy("sparse", 0.3), ChannelPolicy("sparse", 0.5)
+    groups = {"small": (ChannelPolicy(), little), "large": (ChannelPolicy(), little, much)}
+    found = seed_policies(SearchSpace(dict.fromkeys(LAYERS, (FLOAT, INT8)), groups), LAYERS)
+    base = dict.fromkeys(LAYERS, INT8)
+    assert found == [Policy(base), Policy(base, {"small": little, "large": little}), Policy(base, {"large": much})]
+
+
+def test_float_models_can_be_pruned_too() -> None:
+    groups = {"small": (ChannelPolicy(), ChannelPolicy("sparse", 0.5))}
+    found = seed_policies(SearchSpace(dict.fromkeys(LAYERS, (FLOAT,)), groups), LAYERS)
+    assert found == [Policy(channels={"small": ChannelPolicy("sparse", 0.5)})]
+
+
+@pytest.mark.parametrize("options", [(FLOAT, INT8), (FLOAT, INT4), (INT8, INT4), (FLOAT, INT8, INT4)])
+def test_every_seed_lies_in_the_space_once_and_none_is_the_baseline(options: tuple[LayerPolicy, ...]) -> None:
+    space = SearchSpace(dict.fromkeys(LAYERS, options), {"large": (ChannelPolicy(), ChannelPolicy("sparse", 0.5))})
+    found = seed_policies(space, LAYERS)
+    assert Policy() not in found
+    assert len({policy.digest for policy in found}) == len(found)
+    for policy in found:
+        assert space.policy(space.indices(policy)) == policy
