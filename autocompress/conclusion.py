@@ -63,9 +63,7 @@ def conclude(
     limit = goal.budget.accuracy_drop
     if status == "feasible" and limit is not None and drop.upper > limit:
         status = "unproven"
-        why.append(
-            f"the drop may be up to {100 * drop.upper:.2f} points (90 % bound), more than {100 * limit:.2f}: more data would tell"
-        )
+        why.append(f"the drop may be up to {100 * drop.upper:.2f} points (90 % bound), the budget is {100 * limit:.2f}")
     return SearchResult(
         status="interrupted" if outcome.interrupted else status,
         objective=goal.objective,
@@ -184,18 +182,19 @@ def _infeasible_reasons(goal: Goal, records: Sequence[TrialRecord]) -> list[str]
 
 
 def _save(bench: Bench, chosen: Finalist, folder: Path) -> Artifact:
-    """Write best/model.onnx, and for a candidate the policy and the state that build it again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "model.partial"
-    shutil.copyfile(chosen.artifact.path, partial)
-    partial.replace(folder / "model.onnx")
-    artifact = Artifact.of(folder / "model.onnx", "onnx")
+    """Write best/: the model, and for a candidate the policy and the state that build it again. Replaced as a whole."""
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    artifact = Artifact.of(Path(shutil.copyfile(chosen.artifact.path, partial / "model.onnx")), "onnx")
     if chosen.candidate is not None:
-        save_state(chosen.candidate.compressed, folder / "state.safetensors")
-        state = Artifact.of(folder / "state.safetensors", "safetensors")
-        SavedPolicy(chosen.policy, bench.graph.digest, state.sha256, artifact.sha256).save(folder / "policy.yaml")
+        save_state(chosen.candidate.compressed, partial / "state.safetensors")
+        state = Artifact.of(partial / "state.safetensors", "safetensors")
+        SavedPolicy(chosen.policy, bench.graph.digest, state.sha256, artifact.sha256).save(partial / "policy.yaml")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
     shutil.rmtree(folder.parent / "finalists", ignore_errors=True)
-    return artifact
+    return replace(artifact, path=folder / "model.onnx")
 
 
 def _report(bench: Bench, chosen: Finalist, baseline: Measurement) -> tuple[Final, Final, Drop]:

@@ -105,5 +105,5 @@ def autocompress_trial_finished(study: StudyContext, record: TrialRecord) -> Non
 
 
 @hookspec
-def autocompress_search_finished(study: StudyContext, result: SearchResult) -> None:
-    """Called once when the result folder is written."""
+def autocompress_search_finished(study: StudyContext, result: SearchResult) -> str | None:
+    """Called once when the result folder is written; may return a line for the person, such as where to look."""

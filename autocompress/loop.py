@@ -85,20 +85,21 @@ def run_trials(
     records = study.records()
     started_at, start = len(records), time.monotonic()
     progress.begin_trials()
-    while len(records) < settings.trials and not _is_over(start, settings.timeout):
-        trial = study.ask()
-        try:
-            record = _run(
-                trial.number, trial.user_attrs.get(KIND, "trial"), space.policy(trial.params), bench, goal, records, folder
-            )
-        except KeyboardInterrupt:
-            study.interrupt(trial)
-            return Outcome(records, interrupted=True)
-        study.tell(trial, record)
-        records.append(record)
-        listener(record)
-        progress.trial(record, len(records), started_at, settings.trials, _leader(records, goal))
+    try:
+        while len(records) < settings.trials and not _is_over(start, settings.timeout):
+            trial = study.ask()
+            kind = trial.user_attrs.get(KIND, "trial")
+            record = _run(trial.number, kind, space.policy(trial.params), bench, goal, records, folder)
+            study.tell(trial, record)
+            records.append(record)
+            listener(record)
+            progress.trial(record, len(records), started_at, settings.trials, _leader(records, goal))
+            _clean(folder, records, settings.keep)
+    except KeyboardInterrupt:
+        study.close_interrupted()
+        records = study.records()
         _clean(folder, records, settings.keep)
+        return Outcome(records, interrupted=True)
     return Outcome(records, interrupted=False)
 
 
@@ -117,7 +118,7 @@ def candidate_path(folder: Path, number: int) -> Path:
     return folder / "candidates" / f"t{number:04d}.onnx"
 
 
-def _run(
+def _measure(
     number: int, kind: Kind, policy: Policy, bench: Bench, goal: Goal, records: Sequence[TrialRecord], folder: Path
 ) -> TrialRecord:
     """Measure the policy, or copy the figures when the very same policy was measured before."""

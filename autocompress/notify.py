@@ -30,14 +30,16 @@ class Notifier:
         for tracker in self._trackers:
             self._manager.unregister(tracker)
 
-    def __call__(self, hook: str, **arguments: Any) -> None:
-        """Call a hook in every plugin that implements it, the latest registered first, as pluggy does.
+    def __call__(self, hook: str, **arguments: Any) -> list[Any]:
+        """Call a hook in every plugin that implements it, the latest registered first, as pluggy does; returns the answers.
 
         Not through `HookCaller`, which stops at the first plugin that raises and wants hashable plugins (dataclasses are not).
         """
+        answers = []
         for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
             try:
-                implementation.function(**{name: arguments[name] for name in implementation.argnames})
+                answers.append(implementation.function(**{name: arguments[name] for name in implementation.argnames}))
             except Exception as error:
                 problem = f"{implementation.plugin_name} failed in {hook}: {type(error).__name__}: {error}"
                 warnings.warn(problem, TrackerWarning, stacklevel=2)
+        return [answer for answer in answers if answer is not None]

@@ -12,6 +12,11 @@ from autocompress.budget import Measurement
 from autocompress.record import TrialRecord
 
 
+def points(change: float, digits: int = 1) -> str:
+    """A change of accuracy in points with its sign; never a negative zero."""
+    return f"{round(100 * change, digits) + 0.0:+.{digits}f}"
+
+
 def describe(measurement: Measurement) -> str:
     """Figures in a few words: `0.41x latency 0.27x size -0.3 pt`."""
     parts = []
@@ -20,7 +25,7 @@ def describe(measurement: Measurement) -> str:
     if measurement.size_ratio is not None:
         parts.append(f"{measurement.size_ratio:.3f}x size")
     if measurement.accuracy_drop is not None:
-        parts.append(f"{-100 * measurement.accuracy_drop:+.1f} points")
+        parts.append(f"{points(-measurement.accuracy_drop)} points")
     return ", ".join(parts)
 
 

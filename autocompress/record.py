@@ -42,7 +42,9 @@ class StudyContext:
     """The fixed facts of one study.
 
     Attributes:
-        name: unique name of the Optuna study.
+        id: unique in the world; stays the same when the study is resumed.
+        name: name of the Optuna study, for people.
+        metric: name of the metric that `accuracy` figures are values of.
         model, data, target: what was compressed, on what, for what.
         folder: where results are written.
         baseline: the FP32 file on the search set, latency against itself.
@@ -50,10 +52,12 @@ class StudyContext:
         config: the settings as plain values, empty when called from Python.
     """
 
+    id: str
     name: str
     model: str
     data: str
     target: str
+    metric: str
     device: str
     objective: Objective
     budget: Budget

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from autocompress.progress import points
 from autocompress.record import Final, SearchResult
 
 
@@ -79,7 +80,7 @@ def table(result: SearchResult) -> str:
     assert base.size_bytes and best.size_bytes
     rows = [
         ("", "FP32", "best", "change"),
-        ("accuracy", f"{base.accuracy:.4f}", f"{best.accuracy:.4f}", f"{-100 * result.drop:+.2f} points"),
+        ("accuracy", f"{base.accuracy:.4f}", f"{best.accuracy:.4f}", f"{points(-result.drop, 2)} points"),
         ("size", f"{base.size_bytes:,} B", f"{best.size_bytes:,} B", f"{base.size_bytes / best.size_bytes:.2f}x smaller"),
         (
             "latency",

@@ -96,7 +96,8 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         )
         result = _completed(result, context, groups, settings, time.monotonic() - start)
         write_result(result)
-        notify("autocompress_search_finished", study=context, result=result)
+        for line in notify("autocompress_search_finished", study=context, result=result):
+            progress.note(line)
     return result
 
 
@@ -146,10 +147,12 @@ def _context(
     description = device.describe()
     packages = ("torch", "optuna", "onnx-ir", "numpy")
     return StudyContext(
+        id=study.id,
         name=study.name,
         model=task.name,
         data=task.digest(),
         target=settings.components.target.name,
+        metric=settings.components.metric.name,
         device=description["device"],
         objective=settings.goal.objective,
         budget=settings.goal.budget,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from autocompress.space import SearchSpace
 RECORD = "record"
 KIND = "kind"
 INTERRUPTED = "interrupted"
+ID = "id"
 
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 _DIRECTIONS: dict[Objective, list[Literal["minimize", "maximize"]]] = {
@@ -41,12 +43,19 @@ class SearchStudy:
         """Unique name of the study in its storage."""
         return self._study.study_name
 
+    @property
+    def id(self) -> str:
+        """Unique in the world, given once."""
+        if ID not in self._study.user_attrs:
+            self._study.set_user_attr(ID, uuid.uuid4().hex)
+        return str(self._study.user_attrs[ID])
+
     def records(self) -> list[TrialRecord]:
         """Every finished trial, oldest first; interrupted ones are not among them."""
         return [TrialRecord.from_dict(trial.user_attrs[RECORD]) for trial in self._trials() if _is_finished(trial)]
 
     def close_interrupted(self) -> int:
-        """Fail the trials that a killed process left running, and queue their parameters again; returns how many.
+        """Fail the trials that a killed or stopped run left running, and queue their parameters again; returns how many.
 
         The parameters are queued before the trial is closed: killed in between, a policy is tried twice, never lost.
         """
@@ -58,9 +67,10 @@ class SearchStudy:
         return len(running)
 
     def _requeue(self, trial: FrozenTrial) -> None:
-        fixed = trial.params or trial.system_attrs.get("fixed_params", {})
-        if fixed:
-            self.enqueue(fixed, trial.user_attrs.get(KIND, "trial"))
+        """A trial killed while it was asked for has only some of its parameters; a queued one knows all that it was to have."""
+        wanted = trial.system_attrs.get("fixed_params", {}) | trial.params
+        if wanted:
+            self.enqueue(wanted, trial.user_attrs.get(KIND, "trial"))
 
     def enqueue(self, indices: dict[str, int], kind: Kind) -> None:
         """Try these parameters before asking the sampler."""
@@ -73,13 +83,6 @@ class SearchStudy:
     def ask(self) -> Trial:
         """The next trial, queued or sampled."""
         return self._study.ask(self._space.distributions)
-
-    def interrupt(self, trial: Trial) -> None:
-        """Close a trial that the user stopped; its parameters come again at the next start."""
-        frozen = self._study._storage.get_trial(trial._trial_id)
-        self._requeue(frozen)
-        trial.set_user_attr(INTERRUPTED, True)
-        self._study.tell(trial, state=TrialState.FAIL)
 
     def tell(self, trial: Trial, record: TrialRecord) -> None:
         """Store a record. The state is written last: a trial counts only when everything about it is stored."""

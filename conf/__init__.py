@@ -1,0 +1,1 @@
+"""The packaged configuration; a package so that Hydra finds it as `pkg://autocompress.conf`."""
