@@ -1,4 +1,4 @@
-# make demo   set everything up and run the main job on the bundled digits
+# make demo   set everything up and run the main job on the embedded default, scikit-learn's digits
 # make test   set everything up and run every check that CI runs
 # make lint   only the checks that run no test
 # make clean  remove what was built, the environment included; outputs stay
@@ -19,7 +19,7 @@ SUPPORTED = import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] < (
 .PHONY: demo test lint venv install install-test clean
 
 demo: install
-	$(BIN)/autocompress search
+	$(BIN)/autocompress search +experiment=digits
 	@echo
 	@echo "Every trial is in MLflow; to look at it:"
 	@echo "  $(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/outputs/mlflow/mlflow.db"
@@ -47,7 +47,7 @@ clean:
 # $(call install,REQUIREMENT,LINE): unless the stamp is younger than pyproject.toml, names this folder and has that line.
 define install
 if [ pyproject.toml -nt $(STAMP) ] || ! grep -sqxF '$(CURDIR)' $(STAMP) || ! grep -sqxF '$(2)' $(STAMP); then \
-	echo "Installing into $(VENV). PyTorch's default Linux wheel brings CUDA along, 3 GB to download; the README names a smaller one."; \
+	[ -e $(STAMP) ] || echo "PyTorch's default Linux wheel brings CUDA along, 3 GB to download; the README names a smaller one."; \
 	rm -f $(STAMP) && $(BIN)/python -m pip install --disable-pip-version-check -e '$(1)' && printf '%s\n' '$(CURDIR)' '$(2)' > $(STAMP); \
 fi
 endef

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from autocompress.errors import AutocompressError
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     verb, rest = _split(arguments)
     _strip_verb_from_completion()
+    sys.path.insert(0, str(Path.cwd()))  # so that model.factory=my_file:net is found, as with `python -m`
     sys.argv = [sys.argv[0], *rest]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.exit(_run(verb))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -22,7 +23,7 @@ from autocompress.budget import Budget
 from autocompress.components import Components, Metric, Observer, Sampler, Target
 from autocompress.data import DataSettings
 from autocompress.device import TimingSettings
-from autocompress.errors import ConfigError, UnknownComponentError
+from autocompress.errors import AutocompressError, ConfigError, UnknownComponentError
 from autocompress.loop import Goal, SearchSettings
 from autocompress.models import ModelSettings
 from autocompress.record import Objective
@@ -154,12 +155,22 @@ class Job:
 
 
 def hydra_main(verb: str, run: Callable[[Job], None], registry: Registry) -> None:
-    """Let Hydra read the command line and run the job, or each job of a sweep."""
+    """Let Hydra read the command line and run the job, or each job of a sweep; a job that fails does not stop the sweep.
+
+    Raises:
+        AutocompressError: the first of our own errors. Kept until Hydra has ended, which would print around it.
+    """
+    errors: list[AutocompressError] = []
 
     def job(config: DictConfig) -> None:
-        run(_job(config, registry))
+        try:
+            run(_job(config, registry))
+        except AutocompressError as error:
+            errors.append(error)
 
     hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=verb)(job)()
+    if errors:
+        raise errors[0]
 
 
 def _job(config: DictConfig, registry: Registry) -> Job:
@@ -238,8 +249,28 @@ def _one(schema: BaseSchema, kind: str, registry: Registry) -> Any:
 
 def explain(error: Exception, registry: Registry) -> str:
     """Hydra's and OmegaConf's errors in one line."""
-    text = " ".join(str(error).split())
-    unknown = re.search(r"Could not find '(\w+)/([^']+)'", text)
-    if unknown and unknown[1] in KINDS:
-        return str(UnknownComponentError(unknown[1], unknown[2], registry.names(unknown[1])))
+    text = " ".join(f"{error} {error.__cause__ or ''}".split()).split(" Config search path:")[0]
+    option = re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", text)
+    if option and option[1] in KINDS:
+        return str(UnknownComponentError(option[1], option[2], registry.names(option[1])))
+    key = re.search(r"Could not override '([^']+)'", text)
+    if key:
+        return _unknown_key(key[1])
     return re.sub(r" (full_key|reference_type|object_type)[:=]", r"; \1: ", text)
+
+
+def _unknown_key(key: str) -> str:
+    """What to write instead of a key that does not exist."""
+    known = list(_keys(OmegaConf.structured(JobSchema)))
+    parent = key.rpartition(".")[0]
+    beside = [name for name in known if name.rpartition(".")[0] == parent]
+    close = get_close_matches(key, known, n=1)
+    guess = f"; did you mean '{close[0]}'?" if close else f"; keys beside it: {', '.join(beside)}" if beside else ""
+    return f"unknown config key '{key}'{guess} (all keys: autocompress search --cfg job)"
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        yield f"{prefix}{key!s}"
+        if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
+            yield from _keys(config[key], f"{prefix}{key!s}.")

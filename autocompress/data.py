@@ -37,7 +37,8 @@ class DataSettings:
         torchvision: name of a class in torchvision.datasets, kept under `root`.
         download: let torchvision fetch it.
         folder_train, folder_test: directory or zip of class/name.jpg.
-        factory: 'module:function' that returns (train, test), each (inputs, targets) as arrays or a dataset of such pairs.
+        factory: 'module:function' that returns (train, test), each (inputs, targets) as arrays or a dataset of such pairs;
+            train may be None.
         kwargs: arguments of the torchvision class or the factory.
         image: from image to input; arrays and tensors are taken as they are.
         calibration_size, search_size, report_size, train_size: numbers of examples; -1: all that are left, 0: none.
@@ -149,12 +150,26 @@ class _Dataset:
     def labels(self) -> NDArray[np.generic]:
         """Most of torchvision's classes keep all labels in one of two attributes, which saves decoding every image."""
         kept = getattr(self.items, "targets", getattr(self.items, "labels", None))
-        return np.asarray([self.items[index][1] for index in range(len(self.items))] if kept is None else kept)
+        return np.asarray([self._item(index)[1] for index in range(len(self.items))] if kept is None else kept)
 
     def read(self, indices: NDArray[np.int64]) -> Examples:
-        pairs = [self.items[int(index)] for index in indices]
-        inputs = [to_input(one, self.image) if isinstance(one, Image.Image) else np.asarray(one) for one, _ in pairs]
+        pairs = [self._item(int(index)) for index in indices]
+        inputs = [self._input(one) for one, _ in pairs]
         return _examples(self.name, _stack(self.name, inputs), np.asarray([target for _, target in pairs]))
+
+    def _item(self, index: int) -> tuple[Any, Any]:
+        item = self.items[index]
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise DataError(f"{self.name}: item {index} is {type(item).__name__}; expected a pair (input, target)")
+        return item[0], item[1]
+
+    def _input(self, one: Any) -> NDArray[Any]:
+        if not isinstance(one, Image.Image):
+            return np.asarray(one)
+        try:
+            return to_input(one, self.image)
+        except ValueError as error:
+            raise DataError(f"{self.name}: an image cannot be used: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -254,17 +269,18 @@ def _images(key: str, written: str, settings: DataSettings) -> _Images:
     return _Images(f"data {path}", open_image_folder(path), settings.image)
 
 
-def _from_factory(factory: str, settings: DataSettings) -> tuple[_Source, _Source]:
+def _from_factory(factory: str, settings: DataSettings) -> tuple[_Source | None, _Source]:
     answer = call_factory("data.factory", factory, settings.kwargs)
     if not isinstance(answer, (tuple, list)) or len(answer) != 2:
         raise DataError(f"data.factory: {factory} returned {type(answer).__name__}; expected a pair (train, test)")
-    return _source(f"data {factory} train", answer[0], settings), _source(f"data {factory} test", answer[1], settings)
+    train = None if answer[0] is None else _source(f"data {factory} train", answer[0], settings)
+    return train, _source(f"data {factory} test", answer[1], settings)
 
 
 def _source(name: str, part: Any, settings: DataSettings) -> _Source:
     if isinstance(part, (tuple, list)) and len(part) == 2:
         return _arrays(name, *part)
-    if hasattr(part, "__getitem__") and hasattr(part, "__len__"):
+    if hasattr(part, "__getitem__") and hasattr(part, "__len__") and not hasattr(part, "__array__"):
         return _Dataset(name, part, settings.image)
     raise DataError(f"{name}: {type(part).__name__}; expected a pair of arrays (inputs, targets), or a dataset with a length")
 

@@ -49,7 +49,10 @@ def _check_arguments(setting: str, written: str, factory: Callable[..., Any], ar
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        raise ConfigError(f"{setting}: {written}{signature} cannot take kwargs {dict(arguments)}: {error}") from None
+        accepted = ", ".join(signature.parameters) or "none"
+        raise ConfigError(
+            f"{setting}: {written} cannot take kwargs {dict(arguments)}: {error}; it accepts: {accepted}"
+        ) from None
 
 
 def _guess(name: str, known: list[str]) -> str:

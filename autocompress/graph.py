@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from autocompress.errors import ExportError
+from autocompress.normalize import normalize
 
 OPSET = 21
 """First opset with INT4 tensors."""
@@ -141,6 +142,7 @@ def export(model: torch.nn.Module, example_input: torch.Tensor, path: Path) -> B
     """
     exported, batch = _export_any_batch(model.eval(), example_input)
     _check_ends(model, exported)
+    normalize(exported)
     _strip(exported)
     _name_transposed(model, exported)
     _rename(exported)
@@ -237,7 +239,7 @@ def _name_transposed(module: torch.nn.Module, model: ir.Model) -> None:
         if isinstance(part, torch.nn.Linear) and f"{name}.weight" not in model.graph.initializers
     }
     for value in list(model.graph.initializers.values()):
-        if value.dtype == ir.DataType.FLOAT and value.shape is not None and value.shape.rank() == 2:
+        if _is_float(value) and value.shape is not None and value.shape.rank() == 2:
             found = [name for name, weight in linear.items() if np.array_equal(weight, constant(value))]
             if found:
                 value.name = found[0]
@@ -280,7 +282,7 @@ def read(path: Path, model: ir.Model, batch: int | None) -> BaseGraph:
     absorbed = _absorbed(model)
     layers = [_layer(node, absorbed) for node in model.graph if _weight(node) is not None]
     nodes = {layer.node for layer in layers} | {node.name for node in absorbed.values()}
-    ops = [_op(node, absorbed) for node in model.graph if node.name not in nodes]
+    ops = [_op(node, absorbed) for node in model.graph if node.name not in nodes and _is_float(node.outputs[0])]
     names = [name for layer in layers for name in (layer.weight, layer.bias) if name]
     return BaseGraph(
         path=path,
@@ -335,7 +337,7 @@ def _weight(node: ir.Node) -> ir.Value | None:
 
 def _is_own_parameter(value: ir.Value) -> bool:
     """Whether it is a float initializer that only one operator reads: a shared weight has no single input to calibrate on."""
-    return value.is_initializer() and value.dtype == ir.DataType.FLOAT and len(list(value.uses())) == 1
+    return value.is_initializer() and _is_float(value) and len(list(value.uses())) == 1
 
 
 def _layer(node: ir.Node, absorbed: dict[str, ir.Node]) -> Layer:
@@ -393,6 +395,11 @@ def _macs(node: ir.Node, shape: Sequence[int]) -> int:
 
 def _op(node: ir.Node, absorbed: dict[str, ir.Node]) -> Op:
     given = [value for value in node.inputs if value is not None]
-    inputs = tuple(str(value.name) for value in given if value.const_value is None)
-    constant = any(value.const_value is not None and value.dtype == ir.DataType.FLOAT for value in given)
+    inputs = tuple(str(value.name) for value in given if value.const_value is None and _is_float(value))
+    constant = any(value.const_value is not None and _is_float(value) for value in given)
     return Op(name=str(node.name), op_type=node.op_type, inputs=inputs, output=_output(node, absorbed), constant=constant)
+
+
+def _is_float(value: ir.Value) -> bool:
+    """Whether it holds activations or weights; a model that computes shapes has integer tensors too."""
+    return value.dtype in {ir.DataType.FLOAT, None}

@@ -65,7 +65,7 @@ class Outcome:
     interrupted: bool
 
 
-Listener = Callable[[TrialRecord], None]
+Listener = Callable[[TrialRecord], object]
 
 
 def run_trials(
@@ -89,7 +89,7 @@ def run_trials(
         while len(records) < settings.trials and not _is_over(start, settings.timeout):
             trial = study.ask()
             kind = trial.user_attrs.get(KIND, "trial")
-            record = _run(trial.number, kind, space.policy(trial.params), bench, goal, records, folder)
+            record = _measure(trial.number, kind, space.policy(trial.params), bench, goal, records, folder)
             study.tell(trial, record)
             records.append(record)
             listener(record)

@@ -63,18 +63,22 @@ def _ends(graph: BaseGraph, kind: str, source: str, result: str) -> Collection[s
 
 
 def _op_is_integer(op: Op, policy: Policy, capabilities: Capabilities, quantized: Collection[str]) -> bool:
-    able = (op.op_type in capabilities.integer_ops and not op.constant) or op.op_type in capabilities.passthrough_ops
+    able = _has_kernel(op, capabilities) or op.op_type in capabilities.passthrough_ops
     ready = all(name in quantized for name in op.inputs) and op.output != "output"
     return able and ready and policy.ops.get(op.name, "integer") == "integer"
+
+
+def _has_kernel(op: Op, capabilities: Capabilities) -> bool:
+    return op.op_type in capabilities.integer_ops and not op.constant
 
 
 def _barriers(
     graph: BaseGraph, capabilities: Capabilities, integer: Collection[str], quantized: Collection[str]
 ) -> dict[str, str]:
     barriers = {layer.node: layer.input for layer in graph.layers.values() if layer.input in quantized}
-    tempting = capabilities.integer_ops | WEIGHTED
     for op in graph.ops:
-        if op.op_type in tempting and all(name in quantized for name in (*op.inputs, op.output)):
+        tempting = _has_kernel(op, capabilities) or op.op_type in WEIGHTED
+        if tempting and all(name in quantized for name in (*op.inputs, op.output)):
             barriers[op.name] = op.inputs[0]
     return {node: tensor for node, tensor in barriers.items() if node not in integer}
 

@@ -25,8 +25,24 @@ def describe(measurement: Measurement) -> str:
     if measurement.size_ratio is not None:
         parts.append(f"{measurement.size_ratio:.3f}x size")
     if measurement.accuracy_drop is not None:
-        parts.append(f"{points(-measurement.accuracy_drop)} points")
+        parts.append(f"accuracy {measurement.accuracy:.4f} ({points(-measurement.accuracy_drop)} points)")
     return ", ".join(parts)
+
+
+def describe_policy(record: TrialRecord) -> str:
+    """A policy in two figures: mean bits of a weight, and the share of weights removed: `4.7b s35`."""
+    weights = sum(row.parameters for row in record.layers)
+    if not weights:
+        return "-"
+    bits = sum(row.bits * row.parameters for row in record.layers) / weights
+    cut = sum(row.sparsity * row.parameters for row in record.layers) / weights
+    channels = [group.sparsity for group in record.policy.channels.values()]
+    parts = [
+        f"{bits:.1f}b",
+        f"s{100 * cut:.0f}" if cut else "",
+        f"c{100 * sum(channels) / len(channels):.0f}" if channels else "",
+    ]
+    return " ".join(part for part in parts if part)
 
 
 class Progress:
@@ -58,8 +74,13 @@ class Progress:
         each = (time.monotonic() - self._start) / max(1, done - started_at)
         left = f"{each * max(0, total - done) / 60:.1f} min left"
         outcome = describe(record.measurement) if record.state == "complete" else f"{record.state} at {record.gate}"
+        outcome = f"{describe_policy(record)}: {outcome}"
         leader = f"best t{best.number:04d}: {describe(best.measurement)}" if best else "nothing within the budget yet"
         self._line(f"[{done}/{total}] t{record.number:04d} {outcome} | {leader} | {left}")
+
+    def epoch(self, epoch: int, epochs: int, loss: float) -> None:
+        """One epoch of training."""
+        self._line(f"training: epoch {epoch}/{epochs}, loss {loss:.3f}")
 
     def note(self, text: str) -> None:
         """A line of its own."""

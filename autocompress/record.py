@@ -115,6 +115,7 @@ class TrialRecord:
             "policy": Policy.from_dict(values["policy"]),
             "measurement": Measurement.from_dict(values["measurement"]),
             "layers": tuple(LayerRow(**row) for row in values["layers"]),
+            "warnings": tuple(values["warnings"]),
         }
         return cls(**{**values, **parts})
 

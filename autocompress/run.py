@@ -78,6 +78,7 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         with progress.stage("baseline"):
             baseline = bench.baseline()
             check_labels(task, bench.evaluator.reference["search"].shape[-1])
+        progress.note(f"FP32: accuracy {baseline.accuracy:.4f}, {baseline.size_bytes:,} bytes, {baseline.latency_ms:.3f} ms")
         study = _study(task, graph, space, settings)
         context = _context(task, study, graph, device, baseline, settings, registry)
         notify("autocompress_search_started", study=context, records=study.records())

@@ -18,12 +18,14 @@ Choice = Mapping[str, LayerPolicy]
 def seed_policies(space: SearchSpace, layers: Mapping[str, Layer]) -> list[Policy]:
     """Uniform policies, mixes of neighbouring precisions, then each way of pruning alone on the most precise codes.
 
-    In a mix the large layers go to fewer bits first: they give the most bytes, and small ones tend to be sensitive.
+    The first and the last layer are the ones that most often have to stay float. In a mix the large layers go to fewer bits
+    first: they give the most bytes, and small ones tend to be sensitive.
     """
     uniform = [_uniform(space, bits) for bits in _levels(space)]
+    edges = [{**uniform[0], **edge} for edge in _float_edges(space)] if uniform else []
     mixes = [_mix(high, low, layers, share) for high, low in pairwise(uniform) for share in MIXES]
     base = uniform[0] if uniform else {}
-    policies = [_policy(choice) for choice in [*uniform, *mixes, *_pruned(space, base)]]
+    policies = [_policy(choice) for choice in [*uniform, *edges, *mixes, *_pruned(space, base)]]
     policies += [_policy(base, cut) for cut in _channel_cuts(space)]
     return list({policy.digest: policy for policy in policies if policy != Policy()}.values())
 
@@ -57,6 +59,13 @@ def _mix(high: Choice, low: Choice, layers: Mapping[str, Layer], share: float) -
             mixed[name] = low[name]
             taken += layers[name].parameters
     return mixed
+
+
+def _float_edges(space: SearchSpace) -> list[Choice]:
+    """The first layer, the last, and both in float, where the space allows it."""
+    able = [name for name, options in space.layers.items() if LayerPolicy() in options]
+    ends = [able[:1], able[-1:], [*able[:1], *able[-1:]]] if able else []
+    return [dict.fromkeys(end, LayerPolicy()) for end in ends]
 
 
 def _pruned(space: SearchSpace, base: Choice) -> list[Choice]:

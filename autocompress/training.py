@@ -6,12 +6,13 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from autocompress.data import Splits
@@ -36,7 +37,10 @@ def train_baseline(
     learning_rate: float = 3e-3,
     report: EpochReport | None = None,
 ) -> nn.Module:
-    """Train a classifier in place with AdamW on a one-cycle schedule; the same seed gives the same weights on one machine.
+    """Train a classifier in place with AdamW on a one-cycle schedule.
+
+    The same seed gives the same weights: it runs on one thread, which small batches hardly feel, so that the result depends
+    neither on the number of cores nor, where the machine is busy with other things, its pace on theirs.
 
     Args:
         model: maps (N, ...) to logits (N, classes); on the CPU.
@@ -53,31 +57,36 @@ def train_baseline(
     steps = epochs * len(list(_slices(len(examples), batch_size)))
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
-    with torch.random.fork_rng(devices=[]):
+    with _one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model.train()
+        model.train().to(memory_format=torch.channels_last)  # a quarter faster
         for epoch in range(1, epochs + 1):
             losses = [_step(model, batch, optimizer, schedule) for batch in _shuffled(examples, batch_size)]
             if report:
                 report(epoch, epochs, float(np.mean(losses)))
-    return model.eval()
+    return model.eval().to(memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _step(
     model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.OneCycleLR
 ) -> float:
     inputs, targets = batch
-    loss = functional.cross_entropy(model(_packed(inputs)), targets)
+    loss = functional.cross_entropy(model(inputs), targets)
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
     optimizer.step()
     schedule.step()
     return loss.item()
-
-
-def _packed(inputs: Tensor) -> Tensor:
-    """Convolutions on a CPU train up to twice as fast with channels last."""
-    return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
 
 
 def _shuffled(examples: Examples, batch_size: int) -> Iterator[Batch]:

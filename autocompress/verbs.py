@@ -52,7 +52,7 @@ def build_task(job: Job, settings: Settings, progress: Progress) -> Task:
     with progress.stage("data"):
         splits = load_splits(job.data)
     with progress.stage("model"):
-        model = cached_model(job.model, splits, cache_folder())
+        model = cached_model(job.model, splits, cache_folder(), progress.epoch)
     example = torch.from_numpy(splits.calibration.inputs[:1])
     return Task(
         model=model,

@@ -24,6 +24,9 @@ def digits(test_size: int = 1000, seed: int = 0) -> tuple[Part, Part]:
 
     Args:
         test_size: examples of the test part, drawn with the classes in proportion.
+
+    Raises:
+        DataError: a part of that size cannot have all classes.
     """
     import torch
     from sklearn.datasets import load_digits
@@ -32,7 +35,10 @@ def digits(test_size: int = 1000, seed: int = 0) -> tuple[Part, Part]:
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels.astype(np.float32)).reshape(-1, 1, 8, 8) / 16
     inputs = torch.nn.functional.interpolate((images - 0.305) / 0.376, size=32, mode="bilinear").numpy()  # (1797, 1, 32, 32)
-    train, test = train_test_split(np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=seed)
+    try:
+        train, test = train_test_split(np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=seed)
+    except ValueError as error:
+        raise DataError(f"data.kwargs.test_size={test_size}: {error}") from None
     return (inputs[train], labels[train]), (inputs[test], labels[test])
 
 

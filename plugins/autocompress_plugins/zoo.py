@@ -94,7 +94,7 @@ def digits_net(classes: int = 10) -> nn.Module:
 
 
 def mnist_net(classes: int = 10) -> nn.Module:
-    """Two convolutions and a linear layer for images (N, 1, 28, 28): 44,426 parameters."""
+    """Two convolutions and a linear layer for images (N, 1, 28, 28): 50,186 parameters."""
     return nn.Sequential(
         *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),  # (N, 32, 14, 14)
         *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),  # (N, 64, 7, 7)

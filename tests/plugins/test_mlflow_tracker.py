@@ -18,7 +18,11 @@ import onnx
 import onnxruntime
 import pandas as pd
 import pytest
+import sqlalchemy
 from autocompress_plugins.mlflow_tracker import MlflowTracker, autocompress_trackers
+from autocompress_plugins.mlflow_tracker.answer import note
+from autocompress_plugins.mlflow_tracker.quality import Quality
+from autocompress_plugins.mlflow_tracker.store import Store
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from omegaconf import OmegaConf
@@ -28,9 +32,6 @@ from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, Sear
 from autocompress.artifact import Artifact
 from autocompress.record import Final, LayerRow, Status
 from autocompress.registry import load_registry
-
-# MLflow 3.17 uses a loader that SQLAlchemy 2.1 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 BUDGET = Budget(size_ratio=0.4, accuracy_drop=0.01)
 FOLDER = "ml flow #1 100%"
@@ -83,7 +84,19 @@ def failed(number: int) -> TrialRecord:
 RECORDS = [pruned(0), complete(1), failed(2)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Nothing here cuts the power, and a commit that waits for it takes most of a test's time."""
+
+    def hurry(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", hurry)
+    yield
+    sqlalchemy.event.remove(sqlalchemy.Engine, "connect", hurry)
+
+
+@pytest.fixture(scope="module")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database without runs: MLflow's migrations take two seconds, so one is made by the tracker itself and then copied."""
     root = tmp_path_factory.mktemp("migrated")
@@ -126,9 +139,10 @@ def model(tmp_path: Path) -> Artifact:
 
 def study_in(folder: Path, reference: Artifact, **changes: Any) -> StudyContext:
     study = StudyContext(
-        name="digits-latency-0123abcd", model="net", data="digits", target="onnxruntime", device="some CPU",
-        objective="latency", budget=BUDGET, folder=folder, baseline=BASELINE, reference=reference,
-        versions={"onnxruntime": "1.31.1", "optuna": "5.0.0"}, config={"search": {"trials": 3}},
+        id="11" * 16, name="digits-latency-0123abcd", model="net", data="digits", target="onnxruntime", metric="accuracy",
+        device="some CPU", objective="latency", budget=BUDGET, folder=folder, baseline=BASELINE, reference=reference,
+        versions={"runtime": "onnxruntime 1.31.1", "optuna": "5.0.0", "autocompress": "0.1.0"},
+        config={"search": {"trials": 3}},
     )
     return replace(study, **changes)
 
@@ -175,9 +189,9 @@ def test_each_trial_is_a_child_whatever_its_end(root: Path, client: MlflowClient
     assert (parent.info.run_name, parent.info.status) == (study.name, "RUNNING")
     table = [(run.info.run_name, run.info.status, run.data.tags["autocompress.kind"]) for run in runs(client)]
     assert table == [
-        ("baseline 1.00x 88.1%", "FINISHED", "baseline"),
+        ("baseline 1.00x accuracy 88.1%", "FINISHED", "baseline"),
         ("t0000 5.0b s38 pruned at size", "FINISHED", "seed"),
-        ("t0001 5.0b s38 0.41x 87.8%", "FINISHED", "trial"),
+        ("t0001 5.0b s38 0.41x accuracy 87.8%", "FINISHED", "trial"),
         ("t0002 failed at build", "FAILED", "trial"),
     ]
     assert {run.data.tags["mlflow.parentRunId"] for run in runs(client)} == {parent.info.run_id}
@@ -217,8 +231,9 @@ def test_a_filter_needs_only_the_tags_of_the_child(root: Path, client: MlflowCli
     by_trial = {run.data.tags["autocompress.trial"]: run.data.tags for run in runs(client)}
     found = {key.removeprefix("autocompress."): value for key, value in by_trial["2"].items() if "autocompress." in key}
     expected = {
-        "study": study.name, "model": "net", "data": "digits", "device": "some CPU", "runtime": "onnxruntime 1.31.1",
-        "plugins": "onnxruntime 1.31.1, optuna 5.0.0", "trial": "2", "kind": "trial", "state": "failed", "gate": "build",
+        "study": study.name, "model": "net", "data": "digits", "metric": "accuracy", "device": "some CPU",
+        "runtime": "onnxruntime 1.31.1", "versions": "optuna 5.0.0, autocompress 0.1.0", "trial": "2",
+        "kind": "trial", "state": "failed", "gate": "build",
         "feasible": "false", "reason": "CheckError: 12.1 dB", "warnings": "odd; too",
     }
     assert found == expected
@@ -253,11 +268,11 @@ def test_a_trial_is_one_batch_and_costs_little(
 
     monkeypatch.setattr(MlflowClient, "log_batch", counting)
     seconds = []
-    for number in range(10):
+    for number in range(5):
         start = time.perf_counter()
         tracker.autocompress_trial_finished(complete(number))
         seconds.append(time.perf_counter() - start)
-    assert list(batches.values()) == [1] * 10
+    assert list(batches.values()) == [1] * 5
     assert statistics.median(seconds) < 0.5  # 0.03 s when nothing else runs
 
 
@@ -322,17 +337,18 @@ def test_killed_at_the_first_start_then_started_again(
     assert trials(client) == ["0", "1", "2", "baseline"]
 
 
-def test_the_same_name_in_another_folder_is_another_study(root: Path, client: MlflowClient, study: StudyContext) -> None:
+def test_another_id_is_another_study_even_under_the_same_name(root: Path, client: MlflowClient, study: StudyContext) -> None:
     track(root, study, RECORDS)
-    track(root, replace(study, folder=study.folder.parent / "second"), RECORDS[:1])
-    assert len(runs(client, "study")) == 2
+    track(root, replace(study, id="22" * 16), RECORDS[:1])
+    assert [run.info.run_name for run in runs(client, "study")] == [study.name, study.name]
     assert trials(client) == ["0", "0", "1", "2", "baseline", "baseline"]
 
 
-def test_another_budget_in_the_same_folder_is_another_study(root: Path, client: MlflowClient, study: StudyContext) -> None:
+def test_the_same_id_is_the_same_study_even_in_another_folder(root: Path, client: MlflowClient, study: StudyContext) -> None:
     track(root, study, RECORDS)
-    track(root, replace(study, name="digits-size-89abcdef"), RECORDS[:1])
-    assert [run.info.run_name for run in runs(client, "study")] == [study.name, "digits-size-89abcdef"]
+    track(root, replace(study, folder=study.folder.parent / "moved"), [complete(3)], earlier=RECORDS)
+    assert len(runs(client, "study")) == 1
+    assert trials(client) == ["0", "1", "2", "3", "baseline"]
 
 
 def test_runs_of_trials_that_are_no_longer_there_are_dropped(root: Path, client: MlflowClient, study: StudyContext) -> None:
@@ -364,10 +380,11 @@ def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study
     (study.folder / "best" / "policy.yaml").write_text("version: 1")
     tracker.autocompress_search_finished(result_of(study, model))
     (run,) = runs(client, "study")
-    note = run.data.tags["mlflow.note.content"]
+    text = run.data.tags["mlflow.note.content"]
     assert run.info.status == "FINISHED"
-    assert note.startswith("**Ship `best/model.onnx`: 2.44x faster, 3.33x smaller, 0.5 points less accurate than FP32.**")
-    assert "`size_ratio` ≤ 0.4" in note and "a reason" in note
+    assert text.startswith("**Ship `best/model.onnx`: 2.44x faster, 3.33x smaller, accuracy 0.5 points lower than FP32.**")
+    assert "| accuracy | 88.10% | 87.60% | 0.50 points lower |" in text and "| 2.000 ms | 0.820 ms | 2.44x faster |" in text
+    assert "`size_ratio` ≤ 0.4" in text and "- a reason\n" in text and "some CPU, onnxruntime 1.31.1." in text
     assert run.data.tags["autocompress.status"] == "feasible" and run.data.tags["autocompress.best_trial"] == "1"
     figures = {
         "quality/accuracy": 0.876, "quality/accuracy_drop": 0.005, "quality/accuracy_drop_high": 0.009, "latency/ratio": 0.41,
@@ -380,21 +397,68 @@ def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study
 
 
 @pytest.mark.parametrize(
-    ("status", "answer", "ended"),
+    ("status", "answer"),
     [
-        ("unproven", "**Ship `best/model.onnx`: 2.44x faster", "FINISHED"),
-        ("infeasible", "**Nothing fits the budget.** The nearest is 2.44x faster", "FINISHED"),
-        ("not_worth_it", "**Ship the FP32 file**", "FINISHED"),
-        ("interrupted", "**Interrupted.** The best so far is 2.44x faster", "KILLED"),
+        ("unproven", "**Ship `best/model.onnx`: 2.44x faster"),
+        ("infeasible", "**Nothing fits the budget.** The nearest is 2.44x faster"),
+        ("not_worth_it", "**Ship the FP32 file**"),
+        ("interrupted", "**Interrupted.** The best so far is 2.44x faster"),
     ],
 )
-def test_the_note_begins_with_the_answer(
-    root: Path, client: MlflowClient, study: StudyContext, model: Artifact, status: Status, answer: str, ended: str
-) -> None:
-    track(root, study, RECORDS).autocompress_search_finished(result_of(study, model, status=status))
+def test_the_note_begins_with_the_answer(study: StudyContext, model: Artifact, status: Status, answer: str) -> None:
+    assert note(study, result_of(study, model, status=status), Quality.of(study)).startswith(answer)
+
+
+def test_another_metric_keeps_its_own_unit(root: Path, client: MlflowClient, study: StudyContext, model: Artifact) -> None:
+    baseline, best = replace(BASELINE, accuracy=-0.5), replace(BASELINE, accuracy=-0.5123)
+    kl = replace(study, metric="kl", baseline=baseline)
+    finals = {"baseline": Final(model, baseline, (-0.6, -0.4)), "best": Final(model, best, (-0.6, -0.4))}
+    result = result_of(kl, model, drop=0.0123, drop_ci=(-0.001, 0.02), records=[], best_trial=None, **finals)
+    track(root, kl, []).autocompress_search_finished(result)
+    assert runs(client, "baseline")[0].info.run_name == "baseline 1.00x kl -0.5"
     (run,) = runs(client, "study")
-    assert run.data.tags["mlflow.note.content"].startswith(answer)
-    assert run.info.status == ended
+    text = run.data.tags["mlflow.note.content"]
+    assert run.data.tags["autocompress.metric"] == "kl"
+    assert "kl 0.0123 lower than FP32.**" in text and "| kl | -0.5 | -0.5123 | 0.0123 lower |" in text
+    assert "the drop is -0.001 to 0.02 (95 % interval)" in text
+    assert "point" not in text and "%" not in text.replace("95 %", "")
+
+
+@pytest.mark.parametrize(
+    ("metric", "baseline", "value", "change"),
+    [
+        ("accuracy", 0.9, "88.1%", "0.5 points lower"),
+        ("top5", 0.9, "88.1%", "0.5 points lower"),
+        ("decoder_agreement", 1.0, "88.1%", "0.5 points lower"),
+        ("accuracy", 90.0, "0.881", "0.005 lower"),
+        ("kl", 0.0, "0.881", "0.005 lower"),
+        ("psnr", 0.9, "0.881", "0.005 lower"),
+    ],
+)
+def test_only_shares_are_percentages(study: StudyContext, metric: str, baseline: float, value: str, change: str) -> None:
+    quality = Quality.of(replace(study, metric=metric, baseline=replace(BASELINE, accuracy=baseline)))
+    assert (quality.value(0.881), quality.change(0.005)) == (value, change)
+    assert quality.change(-0.005) == change.replace("lower", "higher")
+
+
+def test_the_person_is_told_where_to_look(root: Path, study: StudyContext, model: Artifact) -> None:
+    told = track(root, study, []).autocompress_search_finished(result_of(study, model, records=[]))
+    command = f"MLflow: mlflow ui --backend-store-uri 'sqlite:///{root}/mlflow.db'"
+    assert told == f"{command} (then http://127.0.0.1:5000/#/experiments/2/runs?viewStateShareKey=autocompress)"
+
+
+@pytest.mark.parametrize(
+    ("uri", "address"),
+    [
+        ("http://somewhere:5000/", "http://somewhere:5000/#/experiments/7/runs?viewStateShareKey=autocompress"),
+        ("https://me:secret@somewhere", "https://me:***@somewhere/#/experiments/7/runs?viewStateShareKey=autocompress"),
+        ("databricks://profile", "databricks://profile"),
+        ("postgresql://me:p@ss:w@db/mlflow", "mlflow ui --backend-store-uri 'postgresql://me:***@db/mlflow' (then http://"),
+    ],
+)
+def test_a_server_is_told_without_its_password(uri: str, address: str) -> None:
+    client = MlflowClient(tracking_uri="http://nowhere")  # not asked
+    assert Store(client, uri, None).address("7").startswith(address)
 
 
 def test_the_delivered_model_answers_as_the_file_does(
@@ -402,7 +466,7 @@ def test_the_delivered_model_answers_as_the_file_does(
 ) -> None:
     track(root, study, RECORDS).autocompress_search_finished(result_of(study, model))
     (run,) = runs(client, "final")
-    assert run.info.run_name == "final 5.0b s38 0.41x 87.6%"
+    assert run.info.run_name == "final 5.0b s38 0.41x accuracy 87.6%"
     (logged,) = client.search_logged_models(["2"])
     assert (logged.name, logged.status.name, logged.source_run_id) == ("net", "READY", run.info.run_id)
     assert (logged.tags["autocompress.quality/accuracy"], logged.tags["autocompress.sha256"]) == ("0.876", model.sha256)
@@ -440,12 +504,13 @@ def test_what_an_interruption_left_open_is_closed_at_the_end(
         tracker.autocompress_trial_finished(RECORDS[2])
     tracker.autocompress_search_finished(result_of(study, model, status="interrupted"))
     assert trials(client) == ["0", "1", "2", "baseline", "final"]
+    assert runs(client, "study")[0].info.status == "KILLED"
     assert "RUNNING" not in {run.info.status for kind in ("", "study") for run in runs(client, kind, ViewType.ALL)}
 
 
 def test_mlflows_global_state_is_left_alone(root: Path, study: StudyContext, model: Artifact) -> None:
     before = mlflow.get_tracking_uri()
-    track(root, study, RECORDS).autocompress_search_finished(result_of(study, model))
+    track(root, study, []).autocompress_search_finished(result_of(study, model, records=[]))
     assert mlflow.get_tracking_uri() == before
     assert mlflow.active_run() is None
 
@@ -458,6 +523,14 @@ def test_another_database_and_experiment(tmp_path: Path, root: Path, study: Stud
     (mine,) = client.search_experiments(filter_string="name = 'mine'")
     assert mine.artifact_location == (tmp_path / "files" / "artifacts").as_uri()
     assert trials(client) == ["0", "1", "2", "baseline"]
+
+
+def test_an_experiment_of_the_users_gets_the_view(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    client.create_experiment("mine", tags={"team": "a"})
+    MlflowTracker(root=str(root), experiment="mine").autocompress_search_started(study, [])
+    (mine,) = client.search_experiments(filter_string="name = 'mine'")
+    assert "mlflow.sharedViewState.autocompress" in mine.tags and mine.tags["team"] == "a"
+    assert "mlflow.experimentKind" not in mine.tags
 
 
 @pytest.fixture

@@ -1,0 +1,176 @@
+"""The command line, as Hydra users expect it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import onnx
+import pytest
+from command import SMALL, command, environment, run
+
+from autocompress.artifact import sha256_of
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which one search was run, with MLflow."""
+    folder = tmp_path_factory.mktemp("searched")
+    done = run(folder, "search", *SMALL, "objective=size", "search.trials=3", "hydra.run.dir=out")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_search_leaves_the_answer_in_its_folder(searched: Path) -> None:
+    result = json.loads((searched / "out/result.json").read_text())
+    assert result["status"] in {"feasible", "unproven"}
+    assert result["trials"]["complete"] == 3
+    assert sha256_of(searched / "out/best/model.onnx") == result["best"]["sha256"]
+    assert (searched / "out/.hydra/overrides.yaml").is_file()
+
+
+def test_the_same_command_resumes(searched: Path) -> None:
+    before = json.loads((searched / "out/result.json").read_text())
+    done = run(searched, "search", *SMALL, "objective=size", "search.trials=3", "hydra.run.dir=out")
+    after = json.loads((searched / "out/result.json").read_text())
+    assert done.returncode == 0, done.stderr
+    assert "t0003" not in done.stderr
+    assert after["best"]["sha256"] == before["best"]["sha256"]
+
+
+def test_apply_builds_the_same_bytes_from_policy_and_state(searched: Path) -> None:
+    done = run(searched, "apply", *SMALL, "policy=out/best/policy.yaml", "hydra.run.dir=applied")
+    assert done.returncode == 0, done.stderr
+    assert "the same bytes" in done.stdout
+    assert sha256_of(searched / "applied/model.onnx") == sha256_of(searched / "out/best/model.onnx")
+
+
+def test_apply_refuses_a_policy_for_another_model(searched: Path) -> None:
+    other = [override.replace("small_net:small_net", "conftest:TinyNet") for override in SMALL]
+    done = run(searched, "apply", *other, "policy=out/best/policy.yaml", "hydra.run.dir=other")
+    assert done.returncode == 2
+    assert "found for the model" in done.stderr.splitlines()[-1]
+
+
+def test_evaluate_measures_any_file(searched: Path) -> None:
+    done = run(searched, "evaluate", *SMALL, "artifact=out/best/model.onnx", "hydra.run.dir=evaluated")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((searched / "evaluated/evaluation.json").read_text())
+    assert figures["artifact"]["size_bytes"] == (searched / "out/best/model.onnx").stat().st_size
+    assert figures["accuracy"] == json.loads((searched / "out/result.json").read_text())["best"]["accuracy"]
+    assert figures["latency_ratio"] > 0
+
+
+def test_plugins_lists_components_with_distribution_and_problems(tmp_path: Path) -> None:
+    done = run(tmp_path, "plugins", AUTOCOMPRESS_DISABLED_PLUGINS="sparse")
+    assert done.returncode == 0
+    assert "quantizer  int8           autocompress 0.1.0" in done.stdout
+    assert "not in use: sparse of autocompress 0.1.0: disabled by AUTOCOMPRESS_DISABLED_PLUGINS" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_groups_and_their_options(tmp_path: Path) -> None:
+    done = run(tmp_path, "search", "--help")
+    assert done.returncode == 0
+    assert "quantizer: int4, int8" in done.stdout
+    assert "experiment: cifar10_resnet20, digits," in done.stdout
+
+
+def test_no_arguments_show_the_verbs(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    assert done.returncode == 0
+    assert all(verb in done.stdout for verb in ("search", "apply", "evaluate", "plugins"))
+
+
+def test_cfg_job_prints_the_composed_settings(tmp_path: Path) -> None:
+    done = run(tmp_path, "search", "--cfg", "job", "quantizer=[int4]", "budget.size_ratio=0.2")
+    assert "size_ratio: 0.2" in done.stdout
+    assert "int4:" in done.stdout
+    assert "int8:" not in done.stdout
+
+
+def test_multirun_runs_a_job_for_each_value(tmp_path: Path) -> None:
+    sweep = ("hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.num}", "tracking=[]", "search.trials=1")
+    done = run(tmp_path, "search", "-m", *SMALL, *sweep, "objective=size,latency")
+    assert done.returncode == 0, done.stderr
+    objectives = [json.loads((tmp_path / f"sweep/{job}/result.json").read_text())["objective"] for job in (0, 1)]
+    assert objectives == ["size", "latency"]
+
+
+@pytest.mark.parametrize("flag", ["--config-dir={}", "hydra.searchpath=[file://{}]"])
+def test_the_users_own_config_folder_joins(tmp_path: Path, flag: str) -> None:
+    (tmp_path / "mine/experiment").mkdir(parents=True)
+    (tmp_path / "mine/experiment/own.yaml").write_text("# @package _global_\nobjective: size\n")
+    done = run(tmp_path, "search", flag.format(tmp_path / "mine"), "+experiment=own", "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+    assert "objective: size" in done.stdout
+
+
+@pytest.mark.parametrize(("line", "expected"), [("observer=m", "observer=minmax"), ("search.tri", "search.trials=")])
+def test_tab_completion_knows_verbs_groups_and_keys(tmp_path: Path, line: str, expected: str) -> None:
+    typed = f"autocompress search {line}"
+    done = run(tmp_path, "-sc", "query=bash", COMP_LINE=typed, COMP_POINT=str(len(typed)))
+    assert expected in done.stdout.split(), done.stderr
+
+
+def test_completion_can_be_installed(tmp_path: Path) -> None:
+    assert "complete -o nospace" in run(tmp_path, "-sc", "install=bash").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["frobnicate"], "unknown verb 'frobnicate'; expected one of search, apply, evaluate, plugins"),
+        (["search", "quantizer=[int9]"], "quantizer 'int9' is not registered; available: int4, int8. Did you mean 'int8'?"),
+        (["search", "search.trails=1"], "unknown config key 'search.trails'; did you mean 'search.trials'?"),
+        (["search", "budget.size_ratio=-1"], "budget.size_ratio=-1.0: expected a number above zero"),
+        (["search", "budget.size_ratio=abc"], "Value 'abc' of type 'str' could not be converted to Float"),
+        (["search", "objective=fast"], "objective='fast': expected one of accuracy, latency, size, pareto"),
+        (["apply"], "no value for policy: set it on the command line"),
+        (["apply", "policy=absent.yaml"], "policy absent.yaml: no such file"),
+        (["evaluate", "artifact=absent.onnx"], "artifact=absent.onnx: no such file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_file_that_is_no_model_is_one_line(searched: Path) -> None:
+    (searched / "broken.onnx").write_bytes(b"not a model")
+    done = run(searched, "evaluate", *SMALL, "artifact=broken.onnx", "hydra.run.dir=broken")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_delivered_file_is_a_valid_model_without_paths(searched: Path) -> None:
+    path = searched / "out/best/model.onnx"
+    onnx.checker.check_model(onnx.load(path))
+    assert str(Path(__file__).parent.parent).encode() not in path.read_bytes()
+
+
+def test_mlflow_ui_command_that_is_printed_starts(searched: Path) -> None:
+    """The README's command, taken from what the search printed; the server answers and is stopped."""
+    import time
+    import urllib.error
+    import urllib.request
+
+    arguments = ["ui", "--backend-store-uri", f"sqlite:///{searched / 'mlflow/mlflow.db'}", "--port", "5917", "--workers", "1"]
+    process = subprocess.Popen(
+        [*command([])[:2], "mlflow", *arguments], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(120):
+            try:
+                assert urllib.request.urlopen("http://127.0.0.1:5917/health", timeout=1).status == 200
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.5)
+        else:
+            pytest.fail("mlflow ui did not answer within a minute")
+    finally:
+        process.terminate()
+        process.wait(30)
