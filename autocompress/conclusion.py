@@ -8,17 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autocompress.artifact import Artifact
-from autocompress.budget import Measurement
+from autocompress.budget import Budget, Measurement
 from autocompress.candidate import Candidate, save_state
 from autocompress.channels import ChannelGroup
 from autocompress.device import TimingSettings
-from autocompress.errors import CheckError, ModelError, RuntimeCrashError
 from autocompress.evaluation import check_outputs
 from autocompress.intervals import Drop, Statistics, interval, paired_drop
 from autocompress.loop import Goal, Outcome, SearchSettings
 from autocompress.policy import Policy, SavedPolicy
 from autocompress.progress import Progress
-from autocompress.record import Final, SearchResult, Status, TrialRecord
+from autocompress.record import BindingConstraint, Final, SearchResult, Status, TrialRecord
 from autocompress.selection import binding_constraint, nearest, pareto_front, rank, ranked
 from autocompress.task import Task
 from autocompress.trial import Bench
@@ -55,8 +54,9 @@ def conclude(
 ) -> SearchResult:
     """Choose, save to `best/`, and measure on the report set. The caller fills in versions, device and seconds."""
     with progress.stage("finalists"):
-        finalist, reasons = _choose(task, bench, groups, goal, outcome.records, settings, folder)
-    status, chosen, why = _verdict(bench, goal, outcome, finalist, baseline)
+        finalists, reasons = _finalists(task, bench, groups, goal, outcome.records, settings, folder)
+    constraint = binding_constraint(_misses(outcome.records, finalists, goal.budget), goal.budget)
+    status, chosen, why = _verdict(bench, goal, finalists, baseline, constraint)
     artifact = _save(bench, chosen, folder / "best")
     with progress.stage("report set"):
         base, best, drop = _report(bench, replace(chosen, artifact=artifact), baseline)
@@ -76,7 +76,7 @@ def conclude(
         drop_ci=(drop.low, drop.high),
         drop_upper=drop.upper,
         selection_gap=(chosen.measurement.accuracy or 0.0) - (best.measurement.accuracy or 0.0),
-        binding_constraint=binding_constraint(outcome.records, goal.budget) if status == "infeasible" else None,
+        binding_constraint=constraint if status == "infeasible" else None,
         records=outcome.records,
         front=[record.number for record in pareto_front(outcome.records)],
         seconds=0.0,
@@ -88,7 +88,7 @@ def conclude(
     )
 
 
-def _choose(
+def _finalists(
     task: Task,
     bench: Bench,
     groups: Mapping[str, ChannelGroup],
@@ -96,25 +96,40 @@ def _choose(
     records: Sequence[TrialRecord],
     settings: SearchSettings,
     folder: Path,
-) -> tuple[Finalist | None, list[str]]:
-    """The best of the finalists that still hold; when none fits the budget, the nearest candidate that can be built."""
-    feasible = ranked(records, goal.objective)
-    order = [*feasible, *(record for record in nearest(records, goal.objective) if not record.feasible)]
+) -> tuple[list[Finalist], list[str]]:
+    """The best trials, built and measured again, each policy once; the nearest ones when none of them fits the budget.
+
+    Returns:
+        The finalists, and why others could not be one.
+    """
+    near = [record for record in nearest(records, goal.objective) if not record.feasible]
+    order: dict[str, TrialRecord] = {}
+    for record in (*ranked(records, goal.objective), *near):
+        order.setdefault(record.policy.digest, record)
     found: list[Finalist] = []
     reasons: list[str] = []
-    for position, record in enumerate(order[: settings.finalists + MORE_FINALISTS]):
-        if found and (position >= settings.finalists or not record.feasible):
+    for record in list(order.values())[: settings.finalists + MORE_FINALISTS]:
+        if _is_settled(found, record, goal, settings.finalists):
             break
         try:
-            finalist = _remeasure(task, bench, groups, record, folder)
-        except (CheckError, RuntimeCrashError, ModelError) as error:
-            reasons.append(f"trial {record.number} was dropped as finalist: {error}")
-            continue
-        if not record.feasible or _fits(goal, finalist.measurement):
-            found.append(finalist)
-    fitting = [finalist for finalist in found if _fits(goal, finalist.measurement)]
-    pool = fitting or found
-    return min(pool, key=lambda finalist: rank(goal.objective, finalist.measurement), default=None), reasons
+            found.append(_remeasure(task, bench, groups, record, folder))
+        except Exception as error:  # as in a trial: one bad candidate does not end the search
+            reasons.append(f"trial {record.number} was dropped as finalist: {type(error).__name__}: {error}")
+    return found, reasons
+
+
+def _is_settled(found: Sequence[Finalist], upcoming: TrialRecord, goal: Goal, wanted: int) -> bool:
+    """Whether measuring further candidates cannot change the answer; after the feasible trials come those that missed."""
+    enough, holds = len(found) >= wanted, any(_fits(goal, finalist.measurement) for finalist in found)
+    return (holds and enough) if upcoming.feasible else (holds or enough)
+
+
+def _misses(records: Sequence[TrialRecord], finalists: Sequence[Finalist], budget: Budget) -> list[TrialRecord]:
+    """The trials that miss the budget, by the longer measurement where there is one."""
+    longer = {finalist.policy.digest: finalist.measurement for finalist in finalists}
+    figures = [(record, longer.get(record.policy.digest, record.measurement)) for record in records]
+    updated = [replace(record, measurement=known, violations=budget.violations(known)) for record, known in figures]
+    return [record for record in updated if not record.feasible]
 
 
 def _fits(goal: Goal, measurement: Measurement) -> bool:
@@ -158,27 +173,35 @@ def _check_twin(task: Task, bench: Bench, groups: Mapping[str, ChannelGroup], ca
 
 
 def _verdict(
-    bench: Bench, goal: Goal, outcome: Outcome, finalist: Finalist | None, baseline: Measurement
+    bench: Bench, goal: Goal, finalists: Sequence[Finalist], baseline: Measurement, constraint: BindingConstraint | None
 ) -> tuple[Status, Finalist, list[str]]:
-    """Whether the finalist is the answer, or FP32 is."""
+    """Whether one of the finalists is the answer, or FP32 is."""
     original = Finalist(None, Policy(), Artifact.of(bench.graph.path, "onnx"), baseline, None)
-    if finalist is None:
+    if not finalists:
         return "not_worth_it", original, ["no candidate could be built and measured; FP32 ships"]
-    if not _fits(goal, finalist.measurement):
-        return "infeasible", finalist, _infeasible_reasons(goal, outcome.records)
-    if _fits(goal, baseline) and rank(goal.objective, baseline) <= rank(goal.objective, finalist.measurement):
+    best = min(finalists, key=lambda finalist: _misses_by(goal, finalist.measurement))
+    if not _fits(goal, best.measurement) and not _fits(goal, baseline):
+        return "infeasible", best, [_infeasible_reason(constraint)]
+    if not _fits(goal, best.measurement):
+        return "not_worth_it", original, [f"{_infeasible_reason(constraint)}; FP32 does, and ships"]
+    if _fits(goal, baseline) and rank(goal.objective, baseline) <= rank(goal.objective, best.measurement):
         return "not_worth_it", original, [f"nothing beats FP32 on the objective '{goal.objective}'; FP32 ships"]
-    return "feasible", finalist, []
+    return "feasible", best, []
 
 
-def _infeasible_reasons(goal: Goal, records: Sequence[TrialRecord]) -> list[str]:
-    constraint = binding_constraint(records, goal.budget)
+def _misses_by(goal: Goal, measurement: Measurement) -> tuple[float, ...]:
+    """Sort key: within the budget first, those by the objective; then what misses it by least."""
+    excess = sum(max(0.0, violation) for violation in goal.budget.violations(measurement).values())
+    return (excess, *rank(goal.objective, measurement))
+
+
+def _infeasible_reason(constraint: BindingConstraint | None) -> str:
     if constraint is None:
-        return ["no candidate fits the budget"]
-    return [
+        return "no candidate fits the budget"
+    return (
         f"no candidate fits the budget: {constraint.name}={constraint.limit:g} binds; "
         f"the smallest that would have been met is {constraint.smallest_met:.4g}"
-    ]
+    )
 
 
 def _save(bench: Bench, chosen: Finalist, folder: Path) -> Artifact:
@@ -187,6 +210,8 @@ def _save(bench: Bench, chosen: Finalist, folder: Path) -> Artifact:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     artifact = Artifact.of(Path(shutil.copyfile(chosen.artifact.path, partial / "model.onnx")), "onnx")
+    for name in ("state.safetensors", "policy.yaml"):  # of an earlier answer
+        (folder / name).unlink(missing_ok=True)
     if chosen.candidate is not None:
         save_state(chosen.candidate.compressed, partial / "state.safetensors")
         state = Artifact.of(partial / "state.safetensors", "safetensors")

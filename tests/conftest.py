@@ -13,17 +13,21 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+import autocompress.calibration
+from autocompress.budget import Measurement
 from autocompress.calibration import Calibration
 from autocompress.candidate import Candidate, build
 from autocompress.channels import ChannelGroups, find_groups
 from autocompress.components import Components
 from autocompress.compress import LayerDatabase
 from autocompress.config import compose_settings
-from autocompress.device import Device, open_device
+from autocompress.device import Device, TimingSettings, open_device
+from autocompress.evaluation import Evaluator
 from autocompress.graph import BaseGraph, export
 from autocompress.policy import Policy
 from autocompress.registry import Registry, load_registry
 from autocompress.task import Task
+from autocompress.trial import Bench, TrialSettings
 
 pytest.register_assert_rewrite("autocompress.testing")
 
@@ -44,7 +48,8 @@ class TinyNet(nn.Module):
         x = self.stem(x)
         x = torch.relu(x + self.outer(self.inner(x)))
         x = torch.relu(self.pointwise(self.depthwise(x)))
-        return self.head(x.mean(dim=(2, 3)))
+        outputs: Tensor = self.head(x.mean(dim=(2, 3)))
+        return outputs
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -62,7 +67,7 @@ def trained(images: Tensor, labels: Tensor) -> nn.Module:
     for step in range(120):
         batch = torch.randint(0, len(images), (64,), generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+        nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return model.eval()
 
@@ -107,6 +112,16 @@ def tiny_task(tiny: Tiny) -> Task:
 
 
 @pytest.fixture(scope="session")
+def exhaustive(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Calibration:
+    """Statistics over all positions of the images, not over a sample of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(autocompress.calibration, "POSITIONS", 64)
+        calibration = Calibration(tiny.task, tiny.graph, tiny.components, tmp_path_factory.mktemp("exhaustive"))
+        calibration.observe()
+    return calibration
+
+
+@pytest.fixture(scope="session")
 def groups(tiny: Tiny) -> ChannelGroups:
     """The channel groups of the tiny network, found but not verified."""
     return find_groups(tiny.graph, tiny.task.model, tiny.task.example_input, multiple=8)
@@ -140,3 +155,17 @@ def calibration_file(tiny: Tiny) -> Path:
 def device(tiny: Tiny) -> Iterator[Device]:
     with open_device(tiny.components.target, threads=1) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def bench(tiny: Tiny, database: LayerDatabase, device: Device, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Turns policies of the tiny network into measured files, quickly rather than precisely."""
+    evaluator = Evaluator.prepare(tiny.task, tiny.components.metric, tiny.graph, device, tmp_path_factory.mktemp("bench"))
+    quick = TimingSettings(seconds=0.01, precision=1.0)
+    return Bench(tiny.graph, tiny.components, database, device, evaluator, quick, TrialSettings())
+
+
+@pytest.fixture(scope="session")
+def baseline(bench: Bench) -> Measurement:
+    """The tiny network's FP32 file on its search set."""
+    return bench.baseline()

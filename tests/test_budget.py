@@ -15,7 +15,14 @@ LATENCY = Latency(
     median_ms=2.0, p95_ms=2.5, reference_median_ms=4.0, ratio=0.5, ratio_low=0.48, ratio_high=0.53, rounds=40, device="cpu"
 )
 MEASURED = Measurement(
-    size_bytes=300, size_ratio=0.3, latency_ms=2.0, latency_ratio=0.5, accuracy=0.9, accuracy_drop=0.02, images=100, latency=LATENCY
+    size_bytes=300,
+    size_ratio=0.3,
+    latency_ms=2.0,
+    latency_ratio=0.5,
+    accuracy=0.9,
+    accuracy_drop=0.02,
+    images=100,
+    latency=LATENCY,
 )
 LIMITS = [field.name for field in fields(Budget)]
 

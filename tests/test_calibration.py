@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -144,16 +144,6 @@ def unfolded(module: nn.Module, inputs: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def images(tiny: Tiny) -> Tensor:
     return torch.from_numpy(tiny.task.sets["calibration"].inputs)
-
-
-@pytest.fixture(scope="module")
-def exhaustive(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calibration]:
-    """Statistics over all positions."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autocompress.calibration, "POSITIONS", 64)
-        calibration = Calibration(tiny.task, tiny.graph, tiny.components, tmp_path_factory.mktemp("exhaustive"))
-        calibration.observe()
-    yield calibration
 
 
 @pytest.mark.parametrize("name", LAYERS)

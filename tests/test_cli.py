@@ -3,14 +3,51 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import pytest
 from command import SMALL, command, environment, run
+from hydra.core.global_hydra import GlobalHydra
 
 from autocompress.artifact import sha256_of
+from autocompress.cli import main
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Call = Callable[..., Done]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    """The command line in this process: as good as a process of its own where nothing is measured, and much faster."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def called(*arguments: str, **changes: str) -> Done:
+        for name, value in changes.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["autocompress"])
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        printed = capfd.readouterr()
+        return Done(int(ended.value.code or 0), printed.out, printed.err)
+
+    yield called
+    signal.signal(signal.SIGTERM, handler)
+    GlobalHydra.instance().clear()
 
 
 @pytest.fixture(scope="module")
@@ -62,29 +99,29 @@ def test_evaluate_measures_any_file(searched: Path) -> None:
     assert figures["latency_ratio"] > 0
 
 
-def test_plugins_lists_components_with_distribution_and_problems(tmp_path: Path) -> None:
-    done = run(tmp_path, "plugins", AUTOCOMPRESS_DISABLED_PLUGINS="sparse")
+def test_plugins_lists_components_with_distribution_and_problems(call: Call, tmp_path: Path) -> None:
+    done = call("plugins", AUTOCOMPRESS_DISABLED_PLUGINS="sparse")
     assert done.returncode == 0
     assert "quantizer  int8           autocompress 0.1.0" in done.stdout
     assert "not in use: sparse of autocompress 0.1.0: disabled by AUTOCOMPRESS_DISABLED_PLUGINS" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_lists_groups_and_their_options(tmp_path: Path) -> None:
-    done = run(tmp_path, "search", "--help")
+def test_help_lists_groups_and_their_options(call: Call) -> None:
+    done = call("search", "--help")
     assert done.returncode == 0
     assert "quantizer: int4, int8" in done.stdout
     assert "experiment: cifar10_resnet20, digits," in done.stdout
 
 
-def test_no_arguments_show_the_verbs(tmp_path: Path) -> None:
-    done = run(tmp_path)
+def test_no_arguments_show_the_verbs(call: Call) -> None:
+    done = call()
     assert done.returncode == 0
     assert all(verb in done.stdout for verb in ("search", "apply", "evaluate", "plugins"))
 
 
-def test_cfg_job_prints_the_composed_settings(tmp_path: Path) -> None:
-    done = run(tmp_path, "search", "--cfg", "job", "quantizer=[int4]", "budget.size_ratio=0.2")
+def test_cfg_job_prints_the_composed_settings(call: Call) -> None:
+    done = call("search", "--cfg", "job", "quantizer=[int4]", "budget.size_ratio=0.2")
     assert "size_ratio: 0.2" in done.stdout
     assert "int4:" in done.stdout
     assert "int8:" not in done.stdout
@@ -99,23 +136,23 @@ def test_multirun_runs_a_job_for_each_value(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--config-dir={}", "hydra.searchpath=[file://{}]"])
-def test_the_users_own_config_folder_joins(tmp_path: Path, flag: str) -> None:
+def test_the_users_own_config_folder_joins(call: Call, tmp_path: Path, flag: str) -> None:
     (tmp_path / "mine/experiment").mkdir(parents=True)
     (tmp_path / "mine/experiment/own.yaml").write_text("# @package _global_\nobjective: size\n")
-    done = run(tmp_path, "search", flag.format(tmp_path / "mine"), "+experiment=own", "--cfg", "job")
+    done = call("search", flag.format(tmp_path / "mine"), "+experiment=own", "--cfg", "job")
     assert done.returncode == 0, done.stderr
     assert "objective: size" in done.stdout
 
 
 @pytest.mark.parametrize(("line", "expected"), [("observer=m", "observer=minmax"), ("search.tri", "search.trials=")])
-def test_tab_completion_knows_verbs_groups_and_keys(tmp_path: Path, line: str, expected: str) -> None:
+def test_tab_completion_knows_verbs_groups_and_keys(call: Call, line: str, expected: str) -> None:
     typed = f"autocompress search {line}"
-    done = run(tmp_path, "-sc", "query=bash", COMP_LINE=typed, COMP_POINT=str(len(typed)))
+    done = call("-sc", "query=bash", COMP_LINE=typed, COMP_POINT=str(len(typed)))
     assert expected in done.stdout.split(), done.stderr
 
 
-def test_completion_can_be_installed(tmp_path: Path) -> None:
-    assert "complete -o nospace" in run(tmp_path, "-sc", "install=bash").stdout
+def test_completion_can_be_installed(call: Call) -> None:
+    assert "complete -o nospace" in call("-sc", "install=bash").stdout
 
 
 @pytest.mark.parametrize(
@@ -132,8 +169,8 @@ def test_completion_can_be_installed(tmp_path: Path) -> None:
         (["evaluate", "artifact=absent.onnx"], "artifact=absent.onnx: no such file"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(tmp_path: Path, arguments: list[str], words: str) -> None:
-    done = run(tmp_path, *arguments)
+def test_a_mistake_is_one_line_and_status_2(call: Call, arguments: list[str], words: str) -> None:
+    done = call(*arguments)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -295,7 +295,8 @@ def test_a_fixed_batch_falls_back_to_one_example(
 
 class NoOnnxForm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.special.bessel_j0(x)
+        outputs: Tensor = torch.special.bessel_j0(x)
+        return outputs
 
 
 class Broken(nn.Module):

@@ -115,7 +115,7 @@ def test_metric_decides_what_its_rows_mean() -> None:
     error = math.sqrt(2.0**2 / (2 * 400) + 1.0**2 / 400)
     assert Spread().value(rows) == pytest.approx(rows[:, 0].std() + rows[:, 1].mean())
     assert (high - low) / 2 == pytest.approx(Z * error, rel=0.15)
-    assert paired_drop(Spread(), rows, rows + [0.0, 0.5]).value == pytest.approx(-0.5)
+    assert paired_drop(Spread(), rows, rows + np.array([0.0, 0.5])).value == pytest.approx(-0.5)
 
 
 def test_the_same_data_gives_the_same_interval(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> None:

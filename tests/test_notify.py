@@ -72,9 +72,9 @@ def test_trackers_that_are_equal_by_value_are_two() -> None:
 
 def test_bundled_tracker_can_be_registered_and_its_failure_is_reported() -> None:
     counter = Counter()
-    with Notifier(load_registry([]).manager, (MlflowTracker(), counter)) as notify:
-        with pytest.warns(TrackerWarning, match=r"tracker:mlflow failed in autocompress_trial_finished: RuntimeError"):
-            notify("autocompress_trial_finished", study=None, record=1)
+    problem = r"tracker:mlflow failed in autocompress_trial_finished: RuntimeError"
+    with Notifier(load_registry([]).manager, (MlflowTracker(), counter)) as notify, pytest.warns(TrackerWarning, match=problem):
+        notify("autocompress_trial_finished", study=None, record=1)
     assert counter.numbers == [1]
 
 

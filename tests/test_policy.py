@@ -39,7 +39,9 @@ def test_saved_policy_survives_the_disk(tmp_path: Path) -> None:
 
 
 def test_json_is_read_as_exactly(tmp_path: Path) -> None:
-    path = write(tmp_path, json.dumps({"model": "m", "state_sha256": "s", "artifact_sha256": "a", **POLICY.to_dict()}), "policy.json")
+    path = write(
+        tmp_path, json.dumps({"model": "m", "state_sha256": "s", "artifact_sha256": "a", **POLICY.to_dict()}), "policy.json"
+    )
     assert load_policy(path) == POLICY
     assert load_saved_policy(path) == SavedPolicy(POLICY, "m", "s", "a")
 
@@ -117,5 +119,5 @@ def test_version_that_was_found_is_named(tmp_path: Path) -> None:
 def test_policy_without_hashes_is_no_result(tmp_path: Path) -> None:
     path = write(tmp_path, "version: 1\nmodel: abc\n")
     assert load_policy(path) == Policy()
-    with pytest.raises(PolicyError, match="no state_sha256, artifact_sha256: expected a policy.yaml that a search saved"):
+    with pytest.raises(PolicyError, match=r"no state_sha256, artifact_sha256: expected a policy\.yaml that a search saved"):
         load_saved_policy(path)

@@ -33,11 +33,14 @@ class KeepAll(Pruner):
         return weight.abs() + 1
 """
 
-GOOD = KEEP_ALL + """
+GOOD = (
+    KEEP_ALL
+    + """
 @hookimpl
 def autocompress_pruners():
     return [KeepAll]
 """
+)
 
 _modules = count()
 
@@ -65,7 +68,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 
 def bundled() -> Registry:
-    return load_registry(entry for entry in entry_points(group="autocompress") if entry.dist and entry.dist.name == "autocompress")
+    return load_registry(
+        entry for entry in entry_points(group="autocompress") if entry.dist and entry.dist.name == "autocompress"
+    )
 
 
 def problems(registry: Registry) -> dict[tuple[str, str], str]:
@@ -113,7 +118,10 @@ BROKEN = {
         KEEP_ALL + "@hookimpl\ndef autocompress_quantizers():\n    return [KeepAll]",
         "expected a subclass of Quantizer",
     ),
-    "not a class": ("@hookimpl\ndef autocompress_pruners():\n    return ['keep_all']", "returned 'keep_all'; expected a subclass of Pruner"),
+    "not a class": (
+        "@hookimpl\ndef autocompress_pruners():\n    return ['keep_all']",
+        "returned 'keep_all'; expected a subclass of Pruner",
+    ),
     "not a dataclass": (
         KEEP_ALL.replace("@dataclass", "") + "@hookimpl\ndef autocompress_pruners():\n    return [KeepAll]",
         "pruner class KeepAll must be a dataclass with a class attribute `name: str`",

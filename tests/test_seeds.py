@@ -56,7 +56,7 @@ def test_pruning_is_tried_on_the_most_precise_codes_one_way_at_a_time() -> None:
     found = seed_policies(space, LAYERS)
     expected = [{**dict.fromkeys(LAYERS, option), "small": INT8} for option in (other, cut, deeper)]
     assert found[0] == Policy(dict.fromkeys(LAYERS, INT8))
-    assert sorted((p.digest for p in found[1:])) == sorted(Policy(layers).digest for layers in expected)
+    assert sorted(p.digest for p in found[1:]) == sorted(Policy(layers).digest for layers in expected)
 
 
 def test_each_way_of_cutting_channels_is_tried_in_all_groups_that_offer_it() -> None:

@@ -14,6 +14,7 @@ from autocompress.record import BindingConstraint, Objective, State
 from autocompress.selection import binding_constraint, nearest, pareto_front, rank, ranked
 
 OBJECTIVES: tuple[Objective, ...] = ("accuracy", "latency", "size", "pareto")
+NO_BUDGET = Budget()
 _numbers = count()
 
 
@@ -22,7 +23,7 @@ def figures(accuracy: float = 0.9, latency: float | None = 0.5, size: float = 0.
     return Measurement(int(1000 * size), size, latency and 2 * latency, latency, accuracy, drop)
 
 
-def trial(measurement: Measurement, budget: Budget = Budget(), state: State = "complete", sha256: str = "ab") -> TrialRecord:
+def trial(measurement: Measurement, budget: Budget = NO_BUDGET, state: State = "complete", sha256: str = "ab") -> TrialRecord:
     gate = "done" if state == "complete" else "latency"
     violations = budget.violations(measurement)
     return TrialRecord(next(_numbers), "trial", state, gate, "", Policy(), measurement, violations, sha256)
@@ -120,7 +121,7 @@ def test_what_another_limit_forbids_does_not_count() -> None:
 
 
 def test_gate_that_was_not_reached_does_not_count_against_a_trial() -> None:
-    records = [at_size_gate(0.3, Budget()), trial(figures(latency=0.9, size=0.1))]
+    records = [at_size_gate(0.3, NO_BUDGET), trial(figures(latency=0.9, size=0.1))]
     assert binding(records, size_ratio=0.2, latency_ratio=0.3) == BindingConstraint("size_ratio", 0.2, 0.3)
 
 
@@ -172,7 +173,7 @@ def any_fits(records: list[TrialRecord], limits: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_pareto_front_agrees_with_brute_force(seed: int) -> None:
-    records = random_trials(Budget(), 50, seed)
+    records = random_trials(NO_BUDGET, 50, seed)
     points = np.array([[-r.measurement.accuracy, r.measurement.latency_ratio, r.measurement.size_ratio] for r in records])  # type: ignore[operator]
     beaten = [any((p <= q).all() and (p < q).any() for p in points) for q in points]
     front = pareto_front(records)

@@ -87,7 +87,9 @@ def components(quantizers: list[Quantizer], *pruners: Any, target: OnnxRuntime |
 BOTH = components([Int8(), Int4()])
 
 
-def space(parts: Components = BOTH, settings: SpaceSettings = DENSE, groups: Mapping[str, ChannelGroup] | None = None) -> SearchSpace:
+def space(
+    parts: Components = BOTH, settings: SpaceSettings = DENSE, groups: Mapping[str, ChannelGroup] | None = None
+) -> SearchSpace:
     return build_space(GRAPH, parts, groups or {}, settings)
 
 
@@ -299,7 +301,9 @@ def test_digest_changes_with_any_option() -> None:
 
 @pytest.mark.parametrize("settings", [SpaceSettings(include=["tail"]), SpaceSettings(exclude=["*"])])
 def test_nothing_to_decide_is_refused(settings: SpaceSettings) -> None:
-    with pytest.raises(ConfigError, match=r"space: nothing to decide for 4 layers \(include=.*expected at least one layer with two"):
+    with pytest.raises(
+        ConfigError, match=r"space: nothing to decide for 4 layers \(include=.*expected at least one layer with two"
+    ):
         space(settings=settings)
 
 

@@ -92,7 +92,7 @@ def test_optuna_knows_state_parameters_and_constraints(tmp_path: Path) -> None:
     assert [trial.constraints for trial in trials] == [each.violations for each in made]
     assert set(made[0].violations) == {"size_ratio", "accuracy_drop"}
     assert [SPACE.policy(trial.params) for trial in trials] == [each.policy for each in made]
-    assert {name: d for name, d in trials[0].distributions.items()} == SPACE.distributions
+    assert trials[0].distributions == SPACE.distributions
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,9 @@ def test_optuna_is_told_the_objective(tmp_path: Path, objective: Objective, valu
 def test_what_was_not_measured_violates_nothing_in_optuna(tmp_path: Path) -> None:
     study = opened(tmp_path)
     trial = study.ask()
-    study.tell(trial, TrialRecord(0, "trial", "failed", "build", "bang", Policy(), Measurement(), BUDGET.violations(Measurement())))
+    study.tell(
+        trial, TrialRecord(0, "trial", "failed", "build", "bang", Policy(), Measurement(), BUDGET.violations(Measurement()))
+    )
     assert stored(tmp_path, study)[0].constraints == {"size_ratio": 0.0, "accuracy_drop": 0.0}
 
 

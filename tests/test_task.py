@@ -53,7 +53,9 @@ def test_model_is_put_into_eval_mode() -> None:
 
 
 @pytest.mark.parametrize("name", ["calibration", "search", "report"])
-@pytest.mark.parametrize("empty", [[], [(torch.zeros(0, 3), torch.zeros(0))], Examples(np.zeros((0, 3), np.float32), np.zeros(0))])
+@pytest.mark.parametrize(
+    "empty", [[], [(torch.zeros(0, 3), torch.zeros(0))], Examples(np.zeros((0, 3), np.float32), np.zeros(0))]
+)
 def test_empty_set_is_refused(name: str, empty: Any) -> None:
     with pytest.raises(DataError, match=rf"task\.{name}: no examples; expected an iterable of \(inputs, targets\) batches"):
         make(**{name: empty})

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Sequence
 from configparser import ConfigParser
 from pathlib import Path
 from zipfile import ZipFile
@@ -26,7 +27,7 @@ COMPONENTS = (
 )
 
 
-def run(command: list[str | Path], folder: Path) -> str:
+def run(command: Sequence[str | Path], folder: Path) -> str:
     """Output of a command that has to succeed, without the variables of this process: no PYTHONPATH."""
     done = subprocess.run(command, cwd=folder, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -60,7 +61,16 @@ def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     paths = {"base": str(folder), "platbase": str(folder)}
     borrowed = Path(sysconfig.get_path("purelib", vars=paths)) / "borrowed.pth"
     borrowed.write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n", encoding="utf-8")
-    pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "--no-deps", "--no-index"]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        folder / "bin/python",
+        "install",
+        "--no-deps",
+        "--no-index",
+    ]
     if request.param == "wheel":
         run([*pip, request.getfixturevalue("wheel")], folder)
     else:
@@ -124,8 +134,8 @@ def test_plugins_load_in_another_folder(environment: Path, tmp_path: Path) -> No
 
 
 def test_configuration_composes_in_another_folder(environment: Path, tmp_path: Path) -> None:
-    command = [environment / "bin/python", "-m", "autocompress", "search", "--cfg", "job", "budget.size_ratio=0.3"]
-    assert "size_ratio: 0.3" in run(command, tmp_path)
+    search = ("-m", "autocompress", "search", "--cfg", "job", "budget.size_ratio=0.3")
+    assert "size_ratio: 0.3" in run([environment / "bin/python", *search], tmp_path)
 
 
 def test_help_lists_groups_and_options(environment: Path, tmp_path: Path) -> None:

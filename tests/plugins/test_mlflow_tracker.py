@@ -382,8 +382,9 @@ def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study
     (run,) = runs(client, "study")
     text = run.data.tags["mlflow.note.content"]
     assert run.info.status == "FINISHED"
-    assert text.startswith("**Ship `best/model.onnx`: 2.44x faster, 3.33x smaller, accuracy 0.5 points lower than FP32.**")
+    assert text.startswith("**Ship `best/model.onnx`: 2.44x faster, 3.33x smaller than FP32, accuracy 0.5 points lower.**")
     assert "| accuracy | 88.10% | 87.60% | 0.50 points lower |" in text and "| 2.000 ms | 0.820 ms | 2.44x faster |" in text
+    assert "the drop is 0.10 to 0.90 points (95 % interval)." in text
     assert "`size_ratio` ≤ 0.4" in text and "- a reason\n" in text and "some CPU, onnxruntime 1.31.1." in text
     assert run.data.tags["autocompress.status"] == "feasible" and run.data.tags["autocompress.best_trial"] == "1"
     figures = {
@@ -419,7 +420,7 @@ def test_another_metric_keeps_its_own_unit(root: Path, client: MlflowClient, stu
     (run,) = runs(client, "study")
     text = run.data.tags["mlflow.note.content"]
     assert run.data.tags["autocompress.metric"] == "kl"
-    assert "kl 0.0123 lower than FP32.**" in text and "| kl | -0.5 | -0.5123 | 0.0123 lower |" in text
+    assert "than FP32, kl 0.0123 lower.**" in text and "| kl | -0.5 | -0.5123 | 0.0123 lower |" in text
     assert "the drop is -0.001 to 0.02 (95 % interval)" in text
     assert "point" not in text and "%" not in text.replace("95 %", "")
 
@@ -438,7 +439,7 @@ def test_another_metric_keeps_its_own_unit(root: Path, client: MlflowClient, stu
 def test_only_shares_are_percentages(study: StudyContext, metric: str, baseline: float, value: str, change: str) -> None:
     quality = Quality.of(replace(study, metric=metric, baseline=replace(BASELINE, accuracy=baseline)))
     assert (quality.value(0.881), quality.change(0.005)) == (value, change)
-    assert quality.change(-0.005) == change.replace("lower", "higher")
+    assert (quality.change(-0.005), quality.change(0.0)) == (change.replace("lower", "higher"), "unchanged")
 
 
 def test_the_person_is_told_where_to_look(root: Path, study: StudyContext, model: Artifact) -> None:

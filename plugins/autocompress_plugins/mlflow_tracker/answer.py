@@ -25,7 +25,7 @@ def limits(budget: Budget) -> str:
 
 
 def _answer(result: SearchResult, quality: Quality) -> str:
-    file = f"{_gain(result, quality)} than FP32"
+    file = _gain(result, quality)
     return {
         "feasible": f"**Ship `best/model.onnx`: {file}.**",
         "unproven": f"**Ship `best/model.onnx`: {file}**, though the report set cannot show that the accuracy limit is met.",
@@ -36,9 +36,10 @@ def _answer(result: SearchResult, quality: Quality) -> str:
 
 
 def _gain(result: SearchResult, quality: Quality) -> str:
+    """`2.43x faster, 3.70x smaller than FP32, accuracy 0.5 points lower`."""
     measured = result.best.measurement
     ratios = [_times(measured.latency_ratio, "faster", "slower"), _times(measured.size_ratio, "smaller", "larger")]
-    return ", ".join([*filter(None, ratios), f"{quality.metric} {quality.change(result.drop)}"])
+    return f"{', '.join(filter(None, ratios))} than FP32, {quality.metric} {quality.change(result.drop)}"
 
 
 def _times(ratio: float | None, below: str, above: str) -> str:
@@ -66,5 +67,5 @@ def _table(result: SearchResult, quality: Quality) -> str:
 
 def _examples(result: SearchResult, quality: Quality) -> str:
     """What the figures of quality rest on."""
-    low, high = (quality.difference(bound, 2) for bound in result.drop_ci)
-    return f"On {result.best.measurement.images} report examples the drop is {low} to {high} (95 % interval)."
+    drop = quality.difference(*result.drop_ci, digits=2)
+    return f"On {result.best.measurement.images} report examples the drop is {drop} (95 % interval)."

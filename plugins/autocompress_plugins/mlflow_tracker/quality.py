@@ -29,10 +29,12 @@ class Quality:
         """`88.1%` of a share, `-0.0312` of another metric."""
         return f"{100 * value:.{digits}f}%" if self.share else f"{value:.4g}"
 
-    def difference(self, difference: float, digits: int = 1) -> str:
-        """`0.5 points` of a share."""
-        return f"{100 * difference:.{digits}f} points" if self.share else f"{difference:.4g}"
+    def difference(self, *differences: float, digits: int = 1) -> str:
+        """`0.5 points` of a share, `0.1 to 0.9 points` for two."""
+        if self.share:
+            return " to ".join(f"{100 * difference:.{digits}f}" for difference in differences) + " points"
+        return " to ".join(f"{difference:.4g}" for difference in differences)
 
     def change(self, drop: float, digits: int = 1) -> str:
         """`0.5 points lower` for a drop of 0.005: larger values are better, whatever the metric."""
-        return f"{self.difference(abs(drop), digits)} {'lower' if drop >= 0 else 'higher'}"
+        return f"{self.difference(abs(drop), digits=digits)} {'lower' if drop > 0 else 'higher'}" if drop else "unchanged"
