@@ -1,7 +1,8 @@
 """Channels that must be removed together, found once and verified: the same table slices the file and the module.
 
-Found with torch-pruning (DepGraph, Fang et al. 2023). Its tracing misses some architectures, so every group is tried: the
-sliced file must compute what the sliced module computes. A group that fails is left out, with the reason.
+Found with torch-pruning (DepGraph, Fang et al. 2023). Its tracing misses some architectures, so every group is tried: sliced
+file and sliced module must compute what the model computes when nothing reads the channels. A group that fails is left out,
+with the reason.
 """
 
 from __future__ import annotations
@@ -187,6 +188,17 @@ def cut_module(model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mappi
         for entry in (*groups[name].entries, *groups[name].norms):
             _cut_submodule(cut.get_submodule(entry.module), entry, entry.kept(channels))
     return cut
+
+
+def silenced_module(model: nn.Module, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Tensor]) -> nn.Module:
+    """A whole copy of the module in which no layer reads the channels that are not kept: what a cut must compute."""
+    silenced = copy.deepcopy(model).eval()
+    for name, channels in kept.items():
+        for entry in (entry for entry in groups[name].entries if not entry.outputs):
+            weight = silenced.get_submodule(entry.module).get_parameter("weight").detach()  # shape (outputs, inputs, ...)
+            unread = torch.ones(weight.shape[1], dtype=torch.bool).index_fill(0, entry.kept(channels), False)
+            weight[:, unread] = 0.0
+    return silenced
 
 
 def _cut_submodule(module: nn.Module, entry: Entry, kept: Tensor) -> None:

@@ -26,6 +26,9 @@ from autocompress.twin import module_twin, twin_outputs
 LONGER = 3.0
 """Finalists are timed for so many times the seconds of a trial."""
 
+TWIN_IMAGES = 256
+"""At most so many calibration examples are compared; few would make the agreement of an unsure model a matter of luck."""
+
 MORE_FINALISTS = 10
 """How many further candidates are tried when no finalist holds what its trial promised."""
 
@@ -145,7 +148,7 @@ def _remeasure(task: Task, bench: Bench, groups: Mapping[str, ChannelGroup], rec
     latency = bench.device.latency(bench.graph.path, path, bench.evaluator.inputs("example"), longer)
     accuracy, drop, images = record.measurement.accuracy, record.measurement.accuracy_drop, record.measurement.images
     reference = bench.evaluator.reference_statistics("search")
-    if images < len(reference):
+    if images < len(reference) or record.sha256 != candidate.artifact.sha256:
         statistics = bench.evaluator.statistics(path, "search", 0, len(reference))
         accuracy, images = bench.evaluator.metric.value(statistics), len(statistics)
         drop = bench.evaluator.metric.value(reference) - accuracy
@@ -165,7 +168,7 @@ def _remeasure(task: Task, bench: Bench, groups: Mapping[str, ChannelGroup], rec
 def _check_twin(task: Task, bench: Bench, groups: Mapping[str, ChannelGroup], candidate: Candidate) -> None:
     capabilities = bench.components.target.capabilities()
     twin = module_twin(bench.graph, task.model, groups, candidate.policy, candidate.compressed, capabilities)
-    examples = task.sets["calibration"].inputs[: bench.settings.check_images]
+    examples = task.sets["calibration"].inputs[:TWIN_IMAGES]
     outputs = bench.device.outputs(
         candidate.artifact.path, bench.evaluator.inputs("calibration"), 0, len(examples), bench.evaluator.batch
     )

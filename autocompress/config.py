@@ -164,7 +164,7 @@ def hydra_main(verb: str, run: Callable[[Job], None], registry: Registry) -> Non
 
     def job(config: DictConfig) -> None:
         try:
-            run(_job(config, registry))
+            run(job_from(config, registry))
         except AutocompressError as error:
             errors.append(error)
 
@@ -173,10 +173,11 @@ def hydra_main(verb: str, run: Callable[[Job], None], registry: Registry) -> Non
         raise errors[0]
 
 
-def _job(config: DictConfig, registry: Registry) -> Job:
+def job_from(config: DictConfig, registry: Registry, folder: Path | None = None) -> Job:
+    """The job that a composed configuration describes; its folder is Hydra's unless one is given."""
     if OmegaConf.get_type(config) is PluginsSchema:
         return Job()
-    settings = search_settings(config, registry, Path(HydraConfig.get().runtime.output_dir))
+    settings = search_settings(config, registry, folder or Path(HydraConfig.get().runtime.output_dir))
     schema = cast(JobSchema, OmegaConf.to_object(config))
     paths = {name: Path(getattr(schema, name)) for name in ("policy", "artifact") if hasattr(schema, name)}
     return Job(settings, schema.model, schema.data, **paths)

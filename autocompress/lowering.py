@@ -132,7 +132,7 @@ class _Edit:
         inputs = [codes, self._initializer(weight.scale.numpy().astype(np.float32))]
         if weight.zero_point.any() or layer.kind == "linear":  # the runtime fuses a Gemm only with its zero points spelled out
             inputs.append(self._initializer(weight.zero_point.numpy()))
-        axis = {"axis": weight.axis} if weight.scale.dim() else {}
+        axis: dict[str, int | str] = {"axis": weight.axis} if weight.scale.dim() else {}
         return self._node("DequantizeLinear", inputs, axis)
 
     def _dequantized_bias(self, compressed: CompressedLayer, weight: QuantizedTensor, grid: Range) -> ir.Value | None:
@@ -168,10 +168,12 @@ class _Edit:
         list is 0.
         """
         flat = codes.reshape(-1)
-        mask = self._initializer(np.packbits(flat != 0, bitorder="little"))
+        mask = self._initializer(np.packbits(flat != 0, bitorder="little")[:, None])
         packed = self._stored(np.concatenate([[0], flat[flat != 0]]).astype(np.int8), bits)
-        table, zero = self._shared("bits", _bit_table), self._shared("zero", lambda: np.int64(0))
-        rows = self._node("Gather", [table, self._node("Cast", [mask], {"to": ir.DataType.INT32.value})])
+        places, zero = self._shared("places", lambda: np.arange(8, dtype=np.uint8)), self._shared("zero", lambda: np.int64(0))
+        shifted = self._node("BitShift", [mask, places], {"direction": "RIGHT"})  # (bytes, 8), the lowest bit first
+        rows = self._node("BitwiseAnd", [shifted, self._scalar(np.uint8(1))])
+        rows = self._node("Cast", [rows], {"to": ir.DataType.INT32.value})
         ones = self._node("Reshape", [rows, self._shared("flat", lambda: np.array([-1]))])
         numbers = self._node("Mul", [self._node("CumSum", [ones, zero]), ones])
         padded = -len(flat) % 8
@@ -181,7 +183,7 @@ class _Edit:
             values = self._node("Slice", [values, *limits])
         return self._node("Reshape", [values, self._initializer(np.array(codes.shape))])
 
-    def _node(self, op_type: str, inputs: list[ir.Value], attributes: Mapping[str, int] | None = None) -> ir.Value:
+    def _node(self, op_type: str, inputs: list[ir.Value], attributes: Mapping[str, int | str] | None = None) -> ir.Value:
         self._count += 1
         node = ir.node(op_type, inputs, attributes=attributes or {}, name="")
         node.outputs[0].name = f"v{self._count}"
@@ -208,11 +210,6 @@ class _Edit:
         value.shape, value.type = tensor.shape, ir.TensorType(tensor.dtype)  # type: ignore[assignment]
         self._graph.register_initializer(value)
         return value
-
-
-def _bit_table() -> NDArray[np.int32]:
-    """Bits of each byte, lowest first: (256, 8)."""
-    return np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.int32)
 
 
 def _pack_nibbles(codes: NDArray[np.int8]) -> NDArray[np.uint8]:

@@ -18,10 +18,9 @@ LAYERS: dict[str, Layer] = {name: replace(make_layer(shape, "linear"), name=name
 MIXED = SearchSpace(dict.fromkeys(LAYERS, (FLOAT, INT8, INT4)), {})
 
 
-def share_of(policy: Policy, bits: int) -> float:
-    """Share of all weights that have so many bits."""
-    total = sum(layer.parameters for layer in LAYERS.values())
-    return sum(LAYERS[name].parameters for name, option in policy.layers.items() if option.bits == bits) / total
+def mixes(found: list[Policy]) -> list[Policy]:
+    """The seeds with both precisions."""
+    return [policy for policy in found if set(policy.layers.values()) == {INT8, INT4}]
 
 
 def test_uniform_policies_come_first_the_most_precise_before_the_others() -> None:
@@ -30,17 +29,18 @@ def test_uniform_policies_come_first_the_most_precise_before_the_others() -> Non
     assert second == Policy(dict.fromkeys(LAYERS, INT4))
 
 
-def test_mixes_lie_between_the_uniform_ones() -> None:
-    mixes = seed_policies(MIXED, LAYERS)[2:]
-    assert mixes
-    for policy in mixes:
-        assert set(policy.layers.values()) == {INT8, INT4}
-        assert 0 < share_of(policy, 4) <= max(MIXES)
+def test_first_and_last_layer_are_tried_in_float() -> None:
+    found = seed_policies(MIXED, LAYERS)[2:5]
+    kept = [{"middle", "large"}, {"small", "middle"}, {"middle"}]
+    assert found == [Policy({name: INT8 for name in LAYERS if name in names}) for names in kept]
 
 
 def test_each_mix_takes_the_largest_layers_that_fit_its_share() -> None:
-    found = [{name for name, option in policy.layers.items() if option == INT4} for policy in seed_policies(MIXED, LAYERS)[2:]]
+    found = [
+        {name for name, option in policy.layers.items() if option == INT4} for policy in mixes(seed_policies(MIXED, LAYERS))
+    ]
     # shares of the weights: 0.1, 0.3 and 0.6; the mixes give 4 bits to at most 0.25, 0.5, 0.75 and 0.9 of them
+    assert MIXES == (0.25, 0.5, 0.75, 0.9)
     assert found == [{"small"}, {"middle", "small"}, {"large", "small"}, {"large", "middle"}]
 
 
@@ -52,7 +52,7 @@ def test_layer_without_the_width_takes_the_next_more_precise_one() -> None:
 def test_pruning_is_tried_on_the_most_precise_codes_one_way_at_a_time() -> None:
     cut, deeper = replace(INT8, pruner="sparse", sparsity=0.5), replace(INT8, pruner="sparse", sparsity=0.7)
     other = replace(INT8, pruner="importance", sparsity=0.5)
-    space = SearchSpace({**dict.fromkeys(LAYERS, (FLOAT, INT8, cut, deeper, other)), "small": (FLOAT, INT8)}, {})
+    space = SearchSpace({**dict.fromkeys(LAYERS, (INT8, cut, deeper, other)), "small": (INT8,)}, {})
     found = seed_policies(space, LAYERS)
     expected = [{**dict.fromkeys(LAYERS, option), "small": INT8} for option in (other, cut, deeper)]
     assert found[0] == Policy(dict.fromkeys(LAYERS, INT8))
@@ -62,9 +62,14 @@ def test_pruning_is_tried_on_the_most_precise_codes_one_way_at_a_time() -> None:
 def test_each_way_of_cutting_channels_is_tried_in_all_groups_that_offer_it() -> None:
     little, much = ChannelPolicy("sparse", 0.3), ChannelPolicy("sparse", 0.5)
     groups = {"small": (ChannelPolicy(), little), "large": (ChannelPolicy(), little, much)}
-    found = seed_policies(SearchSpace(dict.fromkeys(LAYERS, (FLOAT, INT8)), groups), LAYERS)
+    found = seed_policies(SearchSpace(dict.fromkeys(LAYERS, (INT8,)), groups), LAYERS)
     base = dict.fromkeys(LAYERS, INT8)
     assert found == [Policy(base), Policy(base, {"small": little, "large": little}), Policy(base, {"large": much})]
+
+
+def test_first_and_last_layer_stay_quantized_where_float_is_not_allowed() -> None:
+    found = seed_policies(SearchSpace(dict.fromkeys(LAYERS, (INT8, INT4)), {}), LAYERS)
+    assert all(set(policy.layers) == set(LAYERS) for policy in found)
 
 
 def test_float_models_can_be_pruned_too() -> None:

@@ -14,9 +14,10 @@ import onnxruntime
 import pytest
 import torch
 from autocompress_plugins.affine import Int8
+from autocompress_plugins.sparse import Sparse
 from numpy.typing import NDArray
 
-from autocompress import Budget, LayerPolicy, LayerStats, Measurement, Policy, QuantizedTensor, Quantizer, TrialRecord
+from autocompress import Budget, LayerPolicy, LayerStats, Measurement, Policy, Pruner, QuantizedTensor, Quantizer, TrialRecord
 from autocompress.components import Components
 from autocompress.compress import LayerDatabase
 from autocompress.record import Gate
@@ -113,8 +114,10 @@ def test_table_of_layers_describes_the_file(bench: Bench, attempt: Callable[...,
         assert row.parameters == weight.size
         assert (row.weight_minimum, row.weight_maximum) == (float(weight.min()), float(weight.max()))
         assert row.weight_mean == pytest.approx(float(weight.mean()), abs=1e-6)
-    stored = [tensor for tensor in onnx.load(tmp_path / "t0003.onnx").graph.initializer]
-    assert [tensor.dims for tensor in stored if tensor.data_type == onnx.TensorProto.INT4] == [list(fp32["outer.0.weight"].shape)]
+    stored = onnx.load(tmp_path / "t0003.onnx").graph.initializer
+    assert [tensor.dims for tensor in stored if tensor.data_type == onnx.TensorProto.INT4] == [
+        list(fp32["outer.0.weight"].shape)
+    ]
     assert rows["outer.0"].stored_bytes == fp32["outer.0.weight"].size // 2
     assert rows["inner.0"].stored_bytes == fp32["inner.0.weight"].size
     assert rows["stem.0"].stored_bytes == 4 * fp32["stem.0.weight"].size
@@ -155,7 +158,9 @@ def test_too_slow_a_file_is_not_evaluated(bench: Bench, attempt: Callable[..., T
     assert record.violation > 0
 
 
-def test_hopeless_file_is_dropped_on_the_first_subset(bench: Bench, attempt: Callable[..., TrialRecord], tmp_path: Path) -> None:
+def test_hopeless_file_is_dropped_on_the_first_subset(
+    bench: Bench, attempt: Callable[..., TrialRecord], tmp_path: Path
+) -> None:
     record = attempt(every(bench, HOPELESS), Budget(accuracy_drop=0.02), floor=0.02)
     assert (record.state, record.gate) == ("pruned", "accuracy")
     first = slice(0, 100)
@@ -207,14 +212,13 @@ class Raising(Int8):
 
 
 @dataclass
-class Blank(Int8):
-    """Gives scales that are not numbers."""
+class Blank(Sparse):
+    """Leaves weights that are not numbers."""
 
     name = "blank"
 
-    def quantize(self, weight: torch.Tensor, bits: int, stats: LayerStats, mask: torch.Tensor | None = None) -> QuantizedTensor:
-        found = super().quantize(weight, bits, stats, mask)
-        return replace(found, scale=found.scale * float("nan"))
+    def update(self, weight: torch.Tensor, mask: torch.Tensor, stats: LayerStats) -> torch.Tensor:
+        return super().update(weight, mask, stats) * float("nan")
 
 
 @dataclass
@@ -227,24 +231,30 @@ class Foreign(Int8):
         return None  # type: ignore[return-value]
 
 
-def with_quantizer(bench: Bench, tiny: Any, quantizer: Quantizer) -> Bench:
-    components: Components = replace(bench.components, quantizers={quantizer.name: quantizer})
+def with_component(bench: Bench, tiny: Any, component: Quantizer | Pruner) -> Bench:
+    kind = "quantizers" if isinstance(component, Quantizer) else "pruners"
+    components: Components = replace(bench.components, **{kind: {component.name: component}})
     return replace(bench, components=components, database=LayerDatabase(tiny.graph, tiny.calibration, components, {}))
 
 
 @pytest.mark.parametrize(
-    ("quantizer", "gate", "reason"),
+    ("component", "option", "gate", "reason"),
     [
-        (Raising(), "build", "ValueError: no such card"),
-        (Blank(), "check", "CheckError: the file gives NaN or infinity"),
-        (Foreign(), "build", "AttributeError: "),
+        (Raising(), LayerPolicy("raising", 8), "build", "ValueError: no such card"),
+        (Foreign(), LayerPolicy("foreign", 8), "build", "AttributeError: "),
+        (Blank(), LayerPolicy(None, 32, "blank", 0.5), "check", "CheckError: the file gives NaN or infinity"),
     ],
 )
 def test_what_goes_wrong_is_recorded_and_not_raised(
-    bench: Bench, tiny: Any, attempt: Callable[..., TrialRecord], quantizer: Quantizer, gate: Gate, reason: str
+    bench: Bench,
+    tiny: Any,
+    attempt: Callable[..., TrialRecord],
+    component: Quantizer | Pruner,
+    option: LayerPolicy,
+    gate: Gate,
+    reason: str,
 ) -> None:
-    broken = with_quantizer(bench, tiny, quantizer)
-    record = attempt(every(bench, LayerPolicy(quantizer.name, 8)), Budget(size_ratio=0.9), bench=broken)
+    record = attempt(every(bench, option), bench=with_component(bench, tiny, component))
     assert (record.state, record.gate) == ("failed", gate)
     assert record.reason.startswith(reason)
     assert record.measurement.accuracy is None
@@ -253,7 +263,7 @@ def test_what_goes_wrong_is_recorded_and_not_raised(
 
 
 def test_a_failure_leaves_the_bench_usable(bench: Bench, tiny: Any, attempt: Callable[..., TrialRecord]) -> None:
-    broken = with_quantizer(bench, tiny, Raising())
+    broken = with_component(bench, tiny, Raising())
     assert attempt(every(bench, LayerPolicy("raising", 8)), bench=broken).state == "failed"
     assert attempt({"stem.0": LayerPolicy("raising", 8)}, bench=broken).state == "complete"
 
@@ -261,7 +271,7 @@ def test_a_failure_leaves_the_bench_usable(bench: Bench, tiny: Any, attempt: Cal
 def test_policy_for_another_model_is_a_failure(attempt: Callable[..., TrialRecord]) -> None:
     record = attempt({"elsewhere": INT8})
     assert (record.state, record.gate) == ("failed", "build")
-    assert record.reason.startswith("PolicyError: policy names the layer 'elsewhere'; this model has: stem.0, ")
+    assert record.reason.startswith("PolicyError: policy names the layer 'elsewhere'; expected one of: stem.0, ")
 
 
 def test_ctrl_c_is_not_a_failure_of_the_trial(bench: Bench, tiny: Any, attempt: Callable[..., TrialRecord]) -> None:
@@ -272,7 +282,7 @@ def test_ctrl_c_is_not_a_failure_of_the_trial(bench: Bench, tiny: Any, attempt: 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        attempt({"head": LayerPolicy("stopped", 8)}, bench=with_quantizer(bench, tiny, Stopped()))
+        attempt({"head": LayerPolicy("stopped", 8)}, bench=with_component(bench, tiny, Stopped()))
 
 
 def test_the_same_policy_gives_the_same_file(bench: Bench, tiny: Any, attempt: Callable[..., TrialRecord]) -> None:

@@ -527,7 +527,7 @@ def test_another_database_and_experiment(tmp_path: Path, root: Path, study: Stud
 
 
 def test_an_experiment_of_the_users_gets_the_view(root: Path, client: MlflowClient, study: StudyContext) -> None:
-    client.create_experiment("mine", tags={"team": "a"})
+    client.create_experiment("mine", (root / "elsewhere").as_uri(), {"team": "a"})
     MlflowTracker(root=str(root), experiment="mine").autocompress_search_started(study, [])
     (mine,) = client.search_experiments(filter_string="name = 'mine'")
     assert "mlflow.sharedViewState.autocompress" in mine.tags and mine.tags["team"] == "a"

@@ -1,0 +1,285 @@
+"""The loop: as many trials as asked for, each once, whatever happens in one; and it goes on where it stopped."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from autocompress_plugins.affine import Int4, Int8
+
+from autocompress import Budget, LayerPolicy, Measurement, Policy, QuantizedTensor, TrialRecord
+from autocompress.artifact import sha256_of
+from autocompress.compress import LayerDatabase
+from autocompress.errors import ConfigError, PolicyError
+from autocompress.loop import Goal, Outcome, SearchSettings, run_trials
+from autocompress.policy import SavedPolicy
+from autocompress.progress import Progress
+from autocompress.record import Objective
+from autocompress.selection import pareto_front
+from autocompress.space import SearchSpace, SpaceSettings, build_space
+from autocompress.study import SearchStudy, open_study
+from autocompress.trial import Bench
+
+INT8, INT4 = LayerPolicy("int8", 8), LayerPolicy("int4", 4)
+
+
+@pytest.fixture(autouse=True)
+def ready(baseline: Measurement) -> None:
+    """The FP32 file's outputs are known before the first trial."""
+
+
+@dataclass
+class Moody(Int4):
+    """Raises at its `when`-th tensor, and only then."""
+
+    name = "int4"
+    when: int = 1
+    error: type[BaseException] = ValueError
+    calls: list[int] = field(default_factory=list)
+
+    def quantize(self, *arguments: Any, **more: Any) -> QuantizedTensor:
+        self.calls.append(1)
+        if len(self.calls) == self.when:
+            raise self.error("not today")
+        return super().quantize(*arguments, **more)
+
+
+@dataclass
+class Search:
+    """One study of the tiny network, over two of its layers."""
+
+    bench: Bench
+    folder: Path
+    goal: Goal = field(default_factory=lambda: Goal("size", Budget()))
+    include: list[str] = field(default_factory=lambda: ["head", "outer.0"])
+    heard: list[TrialRecord] = field(default_factory=list)
+    stream: io.StringIO = field(default_factory=io.StringIO)
+
+    def space(self) -> SearchSpace:
+        return build_space(self.bench.graph, self.bench.components, {}, SpaceSettings(self.include, sparsities=[]))
+
+    def study(self) -> SearchStudy:
+        sampler = optuna.samplers.RandomSampler(seed=3)
+        return open_study(self.folder / "study.db", ["tiny"], self.space(), self.goal.objective, self.goal.budget, sampler)
+
+    def run(self, trials: int, listener: Callable[[TrialRecord], object] | None = None, **settings: Any) -> Outcome:
+        return run_trials(
+            self.study(),
+            self.space(),
+            self.bench,
+            self.goal,
+            SearchSettings(trials=trials, **settings),
+            self.folder,
+            Progress(self.stream),
+            listener or self.heard.append,
+        )
+
+    def seeds(self, *policies: Policy) -> list[str]:
+        """Paths of policies to try first."""
+        paths = [self.folder / f"seed{index}.yaml" for index in range(len(policies))]
+        for policy, path in zip(policies, paths, strict=True):
+            SavedPolicy(policy, "", "", "").save(path)
+        return [str(path) for path in paths]
+
+    def stored(self) -> list[optuna.trial.FrozenTrial]:
+        study = optuna.load_study(study_name=None, storage=f"sqlite:///{self.folder / 'study.db'}")
+        return study.get_trials()
+
+    def files(self) -> list[int]:
+        return sorted(int(path.stem[1:]) for path in (self.folder / "candidates").glob("*"))
+
+
+@pytest.fixture
+def search(bench: Bench, tmp_path: Path) -> Search:
+    return Search(with_quantizers(bench, Int8(), Int4()), tmp_path)
+
+
+def with_quantizers(bench: Bench, *quantizers: Any) -> Bench:
+    components = replace(bench.components, quantizers={quantizer.name: quantizer for quantizer in quantizers}, pruners={})
+    calibration = bench.database._calibration
+    return replace(bench, components=components, database=LayerDatabase(bench.graph, calibration, components, {}))
+
+
+def test_runs_the_trials_that_were_asked_for(search: Search) -> None:
+    outcome = search.run(4)
+    assert not outcome.interrupted
+    assert [record.number for record in outcome.records] == [0, 1, 2, 3]
+    assert search.heard == outcome.records
+    assert [record.state for record in outcome.records] == ["complete"] * 4
+
+
+def test_seeds_come_first_for_half_of_the_trials(search: Search) -> None:
+    outcome = search.run(4)
+    assert [record.kind for record in outcome.records] == ["seed", "seed", "trial", "trial"]
+    assert outcome.records[0].policy == Policy({"head": INT8, "outer.0": INT8})
+    assert outcome.records[1].policy == Policy({"head": INT4, "outer.0": INT4})
+
+
+def test_policies_of_the_user_come_before_all(search: Search) -> None:
+    mine = Policy({"head": INT4})
+    outcome = search.run(2, seeds=search.seeds(mine))
+    assert outcome.records[0].policy == mine
+    assert outcome.records[0].kind == "seed"
+
+
+def test_policy_of_the_user_that_does_not_fit_stops_before_any_trial(search: Search) -> None:
+    with pytest.raises(PolicyError, match=r"decides 'stem\.0', which is not searched"):
+        search.run(2, seeds=search.seeds(Policy({"stem.0": INT8})))
+    assert search.heard == []
+
+
+def test_same_policy_is_measured_once(search: Search) -> None:
+    """Nine policies, so twelve trials repeat some."""
+    outcome = search.run(12)
+    first: dict[str, TrialRecord] = {}
+    repeated = 0
+    for record in outcome.records:
+        known = first.setdefault(record.policy.digest, record)
+        if known is not record:
+            repeated += 1
+            assert record.reason == f"same policy as trial {known.number}"
+            assert (record.measurement, record.sha256, record.seconds) == (known.measurement, known.sha256, {})
+    assert repeated == 12 - len(first) >= 3
+    assert [trial.number for trial in search.stored()] == list(range(12))
+
+
+def test_resumes_where_it_stopped(search: Search) -> None:
+    first = search.run(2).records
+    search.heard.clear()
+    assert search.run(2).records == first
+    assert search.heard == []
+    more = search.run(4).records
+    assert more[:2] == first
+    assert search.heard == more[2:]
+    assert [record.number for record in more] == [0, 1, 2, 3]
+
+
+def test_pruned_and_failed_trials_count(search: Search) -> None:
+    search.bench = with_quantizers(search.bench, Int8(), Moody())
+    search.goal = Goal("size", Budget(latency_ratio=1e-3))
+    outcome = search.run(3)
+    assert [record.state for record in outcome.records] == ["pruned", "failed", "pruned"]
+    assert outcome.records[1].reason == "ValueError: not today"
+
+
+def test_a_trial_that_raised_is_measured_when_it_comes_again(search: Search) -> None:
+    search.bench = with_quantizers(search.bench, Int8(), Moody())
+    records = search.run(14).records
+    failed = [record for record in records if record.state == "failed"]
+    assert [record.number for record in failed] == [1]
+    again = next(record for record in records[2:] if record.policy == failed[0].policy)
+    assert (again.state, again.reason) == ("complete", "")
+    assert again.seconds
+
+
+def test_time_that_is_over_starts_no_trial(search: Search) -> None:
+    assert search.run(3, timeout=0.0).records == []
+    assert not search.run(3, timeout=0.0).interrupted
+    assert len(search.run(2, timeout=60.0).records) == 2
+
+
+@pytest.mark.parametrize("keep", ["none", "pareto", "all"])
+def test_files_that_are_kept(search: Search, keep: str) -> None:
+    records = search.run(4, keep=keep).records
+    built = {record.number for record in records if record.seconds}
+    front = {record.number for record in pareto_front(records)}
+    assert front & built
+    assert set(search.files()) == {"none": set(), "pareto": front & built, "all": built}[keep]
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("pareto", []), ("all", [1, 2])])
+def test_file_that_another_trial_beats_leaves_the_front(search: Search, keep: str, kept: list[int]) -> None:
+    study = search.study()
+    trial = study.ask()
+    perfect = Measurement(1, 1e-9, 1e-9, 1e-9, 1.0, -0.1, 400)
+    study.tell(trial, TrialRecord(0, "trial", "complete", "done", "", Policy({"stem.0": INT4}), perfect, {}, "ab"))
+    search.run(3, keep=keep)
+    assert search.files() == kept
+
+
+def test_kept_file_is_the_one_that_was_measured(search: Search) -> None:
+    records = search.run(2, keep="all").records
+    assert [sha256_of(search.folder / f"candidates/t000{record.number}.onnx") for record in records] == [
+        r.sha256 for r in records
+    ]
+
+
+def test_ctrl_c_in_a_trial_ends_with_what_is_known(search: Search) -> None:
+    search.bench = with_quantizers(search.bench, Int8(), Moody(error=KeyboardInterrupt))
+    outcome = search.run(4)
+    assert outcome.interrupted
+    assert outcome.records == search.heard
+    assert len(outcome.records) == 1
+    stopped = search.stored()[1]
+    assert (stopped.state.name, stopped.user_attrs["interrupted"]) == ("FAIL", True)
+    assert search.files() == []
+
+    again = search.run(4)
+    assert not again.interrupted
+    assert len(again.records) == 4
+    assert again.records[0] == outcome.records[0]
+    assert again.records[1].policy == Policy({"head": INT4, "outer.0": INT4})
+    assert again.records[1].kind == stopped.user_attrs["kind"] == "seed"
+    assert again.records[1].number > stopped.number
+
+
+def test_ctrl_c_between_two_trials_loses_nothing(search: Search) -> None:
+    def stop(record: TrialRecord) -> None:
+        if record.number == 1:
+            raise KeyboardInterrupt
+
+    outcome = search.run(4, listener=stop)
+    assert outcome.interrupted
+    assert [record.number for record in outcome.records] == [0, 1]
+    assert [record.number for record in search.run(4).records] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("objective", "images"), [("accuracy", 100), ("size", 400)])
+def test_what_cannot_beat_the_best_in_accuracy_is_not_measured_in_full(
+    search: Search, objective: Objective, images: int
+) -> None:
+    records = run_good_and_bad(search, Goal(objective, Budget()))
+    good, bad = (record.measurement for record in records)
+    assert good.accuracy is not None and bad.accuracy is not None
+    assert bad.accuracy < good.accuracy - 0.3
+    assert (good.images, bad.images) == (400, images)
+
+
+def test_limit_of_the_drop_decides_what_is_hopeless(search: Search) -> None:
+    records = run_good_and_bad(search, Goal("accuracy", Budget(accuracy_drop=0.99)))
+    assert [record.measurement.images for record in records] == [400, 400]
+
+
+def run_good_and_bad(search: Search, goal: Goal) -> list[TrialRecord]:
+    """All layers in eight bits, then in two."""
+    search.bench = with_quantizers(search.bench, Int8(), Int4(bits=2, mse=False))
+    search.include = ["*"]
+    search.goal = goal
+    layers = search.bench.graph.layers
+    good, bad = Policy(dict.fromkeys(layers, INT8)), Policy(dict.fromkeys(layers, LayerPolicy("int4", 2)))
+    return search.run(2, seeds=search.seeds(good, bad)).records
+
+
+def test_person_is_told_each_trial_and_the_best(search: Search) -> None:
+    search.run(2)
+    lines = search.stream.getvalue().splitlines()
+    assert [line.split(" ", 2)[:2] for line in lines] == [["[1/2]", "t0000"], ["[2/2]", "t0001"]]
+    assert "best t0000:" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"trials": 0}, r"search\.trials=0: expected at least 1"),
+        ({"finalists": -1}, r"search\.finalists=-1: expected at least 1"),
+        ({"keep": "some"}, r"search\.keep='some': expected one of none, pareto, all"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(values: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        SearchSettings(**values)
