@@ -12,16 +12,19 @@ SMALL = ("model.factory=small_net:small_net", "model.name=small", "model.train_e
 """Overrides for a search that takes seconds."""
 
 
-def environment(**changes: str) -> dict[str, str]:
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path), **changes}
+def environment(site: Path | None = None) -> dict[str, str]:
+    """This environment, with the tests' own modules and one more folder of packages on the path."""
+    paths = [str(Path(__file__).parent), str(site) if site else "", os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
-def command(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "autocompress", *arguments]
+def command(arguments: Sequence[str], module: str = "autocompress") -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
 
 
-def run(folder: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *arguments: str, site: Path | None = None, module: str = "autocompress"
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(arguments), cwd=folder, env=environment(**changes), capture_output=True, text=True, timeout=240, check=False
+        command(arguments, module), cwd=folder, env=environment(site), capture_output=True, text=True, timeout=240, check=False
     )

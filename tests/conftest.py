@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,3 +170,32 @@ def bench(tiny: Tiny, database: LayerDatabase, device: Device, tmp_path_factory:
 def baseline(bench: Bench) -> Measurement:
     """The tiny network's FP32 file on its search set."""
     return bench.baseline()
+
+
+PLUGIN_HEADER = """
+from dataclasses import dataclass
+from autocompress import Pruner, Quantizer, hookimpl
+"""
+
+
+@pytest.fixture
+def install(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Puts a distribution on the path as pip does: its name, then the source of one module for each plugin."""
+    folder = tmp_path_factory.mktemp("site")
+    written: list[str] = []
+    monkeypatch.syspath_prepend(str(folder))
+
+    def installed(distribution: str, **plugins: str) -> None:
+        lines = ["[autocompress]"]
+        for name, source in plugins.items():
+            written.append(f"{distribution}_{name}_module")
+            lines.append(f"{name} = {written[-1]}")
+            (folder / f"{written[-1]}.py").write_text(PLUGIN_HEADER + source, encoding="utf-8")
+        info = folder / f"{distribution}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n", encoding="utf-8")
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    yield installed
+    for module in written:
+        sys.modules.pop(module, None)

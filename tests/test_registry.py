@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ast
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import entry_points
-from itertools import count
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 
@@ -18,11 +15,6 @@ from autocompress.errors import UnknownComponentError
 from autocompress.registry import KINDS, Registry, load_registry
 
 Install = Callable[..., None]
-
-HEADER = """
-from dataclasses import dataclass
-from autocompress import Pruner, Quantizer, hookimpl
-"""
 
 KEEP_ALL = """
 @dataclass
@@ -41,30 +33,6 @@ def autocompress_pruners():
     return [KeepAll]
 """
 )
-
-_modules = count()
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Puts a distribution with one module for each plugin on the path, as pip does."""
-    written: list[str] = []
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def installed(distribution: str, **plugins: str) -> None:
-        lines = ["[autocompress]"]
-        for name, source in plugins.items():
-            written.append(f"registry_plugin_{next(_modules)}")
-            lines.append(f"{name} = {written[-1]}")
-            (tmp_path / f"{written[-1]}.py").write_text(HEADER + dedent(source), encoding="utf-8")
-        info = tmp_path / f"{distribution}-1.2.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n", encoding="utf-8")
-        (info / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-    yield installed
-    for module in written:
-        sys.modules.pop(module, None)
 
 
 def bundled() -> Registry:
