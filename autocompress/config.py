@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
@@ -16,8 +17,10 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from autocompress.budget import Budget
 from autocompress.components import Components, Metric, Observer, Sampler, Target
@@ -125,17 +128,25 @@ class _PluginConfigs(SearchPathPlugin):
 
 def _plugin_configs(registry: Registry) -> Iterator[str]:
     modules = [getattr(plugin, "__name__", "") for plugin in registry.manager.get_plugins()]
-    for package in dict.fromkeys(name.split(".")[0] for name in modules if name):
-        if package != "autocompress" and (files(package) / "conf" / "__init__.py").is_file():
+    for package in dict.fromkeys(name.split(".")[0] for name in modules):
+        is_package = hasattr(sys.modules.get(package), "__path__")  # a plugin may be a single module
+        if package != "autocompress" and is_package and (files(package) / "conf" / "__init__.py").is_file():
             yield f"{package}.conf"
 
 
 def compose_settings(overrides: Sequence[str], registry: Registry) -> Settings:
-    """Settings for a search from Python: the packaged defaults with Hydra overrides, without model and data."""
+    """Settings for a search from Python: the packaged defaults with Hydra overrides, without model and data.
+
+    Raises:
+        ConfigError: as on the command line, in one line.
+    """
     register(registry)
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        config = compose("base", overrides=list(overrides))
-    return search_settings(config, registry, Path())
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+            config = compose("base", overrides=list(overrides))
+        return search_settings(config, registry, Path())
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, registry)) from error
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class Device:
             )
         answer = json.loads(line)
         if "error" in answer:
-            raise RuntimeCrashError(f"target {self._target.name}: {do}: {answer['error']}")
+            raise RuntimeCrashError(f"target {self._target.name}: {do}: {' '.join(answer['error'].split())}")
         return answer["ok"]
 
     def _exchange(self, request: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -55,10 +56,10 @@ def search(
     from autocompress.config import compose_settings
 
     registry = load_registry()
-    wanted = [f"metric={task.metric}", *([f"search.trials={trials}"] if trials is not None else []), *overrides]
-    settings = compose_settings(wanted, registry)
+    effort = [f"search.trials={trials}"] if trials is not None else []
+    settings = compose_settings([f"metric={task.metric}", f"objective={objective}", *effort, *overrides], registry)
     folder = Path(output_dir) if output_dir is not None else Path("outputs") / task.name
-    goal = Goal(objective, budget if budget is not None else settings.goal.budget)
+    goal = Goal(settings.goal.objective, budget if budget is not None else settings.goal.budget)
     return run(task, dataclasses.replace(settings, goal=goal, folder=folder.resolve()), registry, Progress())
 
 
@@ -67,9 +68,11 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
     start = time.monotonic()
     with ExitStack() as stack:
         device = stack.enter_context(open_device(settings.components.target, torch.get_num_threads()))
+        stack.callback(shutil.rmtree, settings.folder / "cache", ignore_errors=True)
         notify = stack.enter_context(Notifier(registry.manager, tuple(settings.components.trackers)))
         with progress.stage("export"):
             graph = export(task.model, task.example_input, settings.folder / "fp32.onnx")
+        check_labels(task, _classes(task))
         with progress.stage("channel groups"):
             groups = _groups(task, graph, settings)
         space = build_space(graph, settings.components, groups.groups, settings.space)
@@ -77,7 +80,6 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
             bench = _bench(task, graph, groups, device, settings)
         with progress.stage("baseline"):
             baseline = bench.baseline()
-            check_labels(task, bench.evaluator.reference["search"].shape[-1])
         progress.note(f"FP32: accuracy {baseline.accuracy:.4f}, {baseline.size_bytes:,} bytes, {baseline.latency_ms:.3f} ms")
         study = _study(task, graph, space, settings)
         context = _context(task, study, graph, device, baseline, settings, registry)
@@ -102,13 +104,18 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
     return result
 
 
+def _classes(task: Task) -> int:
+    with torch.no_grad():
+        return int(task.model(task.example_input[:1]).shape[-1])
+
+
 def _groups(task: Task, graph: BaseGraph, settings: Settings) -> ChannelGroups:
     """Channel groups, when some pruner may cut channels."""
     if not settings.components.pruners or "channel" not in settings.space.structures:
         return ChannelGroups()
     example = task.example_input[:1]
     found = find_groups(graph, task.model, example, settings.space.channel_multiple)
-    return verify_groups(graph, task.model, found, example, settings.components.target, settings.folder)
+    return verify_groups(graph, task.model, found, example, settings.components.target, settings.folder / "cache")
 
 
 def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, settings: Settings) -> Bench:

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from autocompress.budget import Budget, Measurement
 from autocompress.record import BindingConstraint, Objective, TrialRecord
 
+RESOLUTION_DIGITS = 2
+"""A trial times for a second or two: closer ratios cannot be told apart, so accuracy decides, then size."""
+
 
 def rank(objective: Objective, figures: Measurement) -> tuple[float, ...]:
-    """Sort key of a complete measurement: lower is better, ties go to the faster, then the smaller file.
+    """Sort key of a complete measurement: lower is better; latencies within a hundredth of FP32's are a tie.
 
     For `pareto` the answer is the knee: the point with the smallest product of ratios per accuracy kept.
     """
     accuracy, latency, size = figures.accuracy or 0.0, figures.latency_ratio or 1.0, figures.size_ratio or 1.0
     keys = {
         "accuracy": (-accuracy, latency, size),
-        "latency": (latency, -accuracy, size),
+        "latency": (round(latency, RESOLUTION_DIGITS), -accuracy, size),
         "size": (size, -accuracy, latency),
         "pareto": (latency * size / max(accuracy, 1e-9) ** 8,),
     }

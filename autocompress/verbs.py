@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settin
         reference = evaluator.reference_statistics("report")
         statistics = evaluator.statistics(path, "report", 0, len(reference))
         latency = device.latency(graph.path, path, evaluator.inputs("example"), settings.timing)
+    shutil.rmtree(evaluator.folder, ignore_errors=True)
     drop = paired_drop(components.metric, reference, np.asarray(statistics))
     artifact = Artifact.of(path, "onnx")
     return {

@@ -116,7 +116,12 @@ def without_norms(group: ChannelGroup) -> ChannelGroup:
     return replace(group, norms=())
 
 
-@pytest.mark.parametrize("spoil", [shuffled, without_reader, without_norms])
+def rolled_norms(group: ChannelGroup) -> ChannelGroup:
+    """Wrong in the module only: in the file the batch norms are part of the weights."""
+    return replace(group, norms=tuple(replace(entry, indices=entry.indices.roll(3, 0)) for entry in group.norms))
+
+
+@pytest.mark.parametrize("spoil", [shuffled, without_reader, without_norms, rolled_norms])
 def test_a_wrong_group_is_refused_and_the_others_stay(tiny: Tiny, groups: ChannelGroups, tmp_path: Path, spoil: object) -> None:
     assert callable(spoil)
     wrong = replace(groups, groups={**groups.groups, "inner.0": spoil(groups.groups["inner.0"])})
@@ -124,6 +129,15 @@ def test_a_wrong_group_is_refused_and_the_others_stay(tiny: Tiny, groups: Channe
     assert set(checked.groups) == {"pointwise", "depthwise.0"}
     assert checked.refused["head"] == groups.refused["head"]
     assert checked.refused["inner.0"].startswith("its channels cannot be removed")
+
+
+def test_a_file_that_computes_something_else_is_refused(tiny: Tiny, groups: ChannelGroups, tmp_path: Path) -> None:
+    other = copy.deepcopy(tiny.task.model)
+    with torch.no_grad():
+        other.get_parameter("outer.0.weight").mul_(1.1)
+    checked = verify_groups(tiny.graph, other, groups, tiny.task.example_input, tiny.components.target, tmp_path)
+    assert not checked.groups
+    assert set(checked.refused) == {"head", *groups.groups}
 
 
 # --- architectures that cannot be cut everywhere ---
@@ -235,6 +249,11 @@ def test_the_channels_with_the_highest_mean_score_stay() -> None:
     assert keep_indices(group(4, 1), layers, {"a": a, "b": b}, 0.5).tolist() == [2, 3]
     assert keep_indices(group(4, 1), layers, {"a": a, "b": b}, 0.25).tolist() == [1, 2, 3]
     assert keep_indices(group(4, 1), layers, {"a": 1000 * a, "b": b}, 0.25).tolist() == [1, 2, 3]  # no layer outvotes another
+
+
+def test_kept_indices_are_ascending_whatever_the_order_of_the_channels() -> None:
+    entry = Entry("a", True, torch.tensor([[4, 1], [0, 5], [3, 2]]))
+    assert entry.kept(torch.tensor([0, 2])).tolist() == [1, 2, 3, 4]
 
 
 def test_a_channel_that_spans_several_inputs_counts_all_of_them() -> None:

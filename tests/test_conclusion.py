@@ -36,7 +36,7 @@ Conclude = Callable[..., SearchResult]
 
 
 @pytest.fixture
-def concluded(bench: Bench, baseline: Measurement, tiny: Any, groups: ChannelGroups, tmp_path: Path) -> Conclude:
+def concluded(quick_bench: Bench, baseline: Measurement, tiny: Any, groups: ChannelGroups, tmp_path: Path) -> Conclude:
     def concluded(
         records: list[TrialRecord],
         budget: Budget | None = None,
@@ -49,7 +49,8 @@ def concluded(bench: Bench, baseline: Measurement, tiny: Any, groups: ChannelGro
         scored = [replace(record, violations=goal.budget.violations(record.measurement)) for record in records]
         outcome = Outcome(scored, interrupted)
         settings = SearchSettings(finalists=finalists)
-        return conclude(task, bench, groups.groups, goal, outcome, baseline, settings, tmp_path, Progress(io.StringIO()))
+        progress = Progress(io.StringIO())
+        return conclude(task, quick_bench, groups.groups, goal, outcome, baseline, settings, tmp_path, progress)
 
     return concluded
 

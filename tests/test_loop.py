@@ -95,8 +95,8 @@ class Search:
 
 
 @pytest.fixture
-def search(bench: Bench, tmp_path: Path) -> Search:
-    return Search(with_quantizers(bench, Int8(), Int4()), tmp_path)
+def search(quick_bench: Bench, tmp_path: Path) -> Search:
+    return Search(with_quantizers(quick_bench, Int8(), Int4()), tmp_path)
 
 
 def with_quantizers(bench: Bench, *quantizers: Any) -> Bench:

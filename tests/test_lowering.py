@@ -281,6 +281,23 @@ def test_packing_fills_up_every_length(
         np.testing.assert_array_equal(evaluated(file, dequantizer(file, layer.node).input[0]), weight.codes.numpy())
 
 
+def test_a_convolution_that_gives_the_output_gives_it_quantized(
+    tiny: Tiny, device: Device, calibration_file: Path, tmp_path: Path, lengths: tuple[BaseGraph, LayerDatabase]
+) -> None:
+    graph, database = lengths
+    policy = Policy(dict.fromkeys(graph.layers, INT8))
+    path = tmp_path / "file.onnx"
+    file = loaded(build(graph, policy, database.compress(policy), tiny.components.target.capabilities(), path))
+    assert [output.name for output in file.output] == ["output"]
+    assert producers(file)["output"].op_type == "DequantizeLinear"
+    assert device.integer_nodes(path, calibration_file) == {layer.node for layer in graph.layers.values()}
+    reference = device.outputs(graph.path, calibration_file, 0, 128, 64)
+    fast, exact = pair(device, path, calibration_file)
+    assert fast.shape == reference.shape == (128, 4, 8, 8)
+    assert snr_db(exact, fast) >= 30
+    assert snr_db(reference, fast) >= 20
+
+
 @pytest.fixture(scope="module")
 def lengths(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[BaseGraph, LayerDatabase]:
     torch.manual_seed(0)

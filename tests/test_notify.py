@@ -87,6 +87,19 @@ def test_plugin_that_only_listens_is_called() -> None:
     assert listener.numbers == [4]
 
 
+def test_answers_are_returned_the_latest_tracker_first() -> None:
+    @dataclass
+    class Place(Tracker):
+        name: str = "place"  # type: ignore[misc]
+
+        @hookimpl
+        def autocompress_search_finished(self) -> str | None:
+            return None if self.name == "silent" else f"look at {self.name}"
+
+    with Notifier(load_registry([]).manager, (Place("first"), Place("silent"), Place("second"))) as notify:
+        assert notify("autocompress_search_finished", study=None, result=None) == ["look at second", "look at first"]
+
+
 def test_trackers_leave_with_the_run() -> None:
     manager = load_registry([]).manager
     counter = Counter()

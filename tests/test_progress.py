@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import time
+from dataclasses import replace
 
 import pytest
 
-from autocompress import Measurement, Policy, TrialRecord
-from autocompress.progress import Progress, describe
+from autocompress import ChannelPolicy, Measurement, Policy, TrialRecord
+from autocompress.progress import Progress, describe, describe_policy
+from autocompress.record import LayerRow
 
 FIGURES = Measurement(latency_ratio=0.412, size_ratio=0.2715, accuracy=0.9, accuracy_drop=0.0034)
 
@@ -24,9 +26,21 @@ def record(number: int, state: str = "complete") -> TrialRecord:
 
 
 def test_figures_in_words() -> None:
-    assert describe(FIGURES) == "0.41x latency, 0.272x size, -0.3 points"
-    assert describe(Measurement(accuracy_drop=-0.01)) == "+1.0 points"
+    assert describe(FIGURES) == "0.41x latency, 0.272x size, accuracy 0.9000 (-0.3 points)"
+    assert describe(Measurement(accuracy=0.5, accuracy_drop=-0.01)) == "accuracy 0.5000 (+1.0 points)"
+    assert describe(Measurement(accuracy=0.5, accuracy_drop=0.0001)) == "accuracy 0.5000 (+0.0 points)"
     assert describe(Measurement()) == ""
+
+
+def test_policy_in_words() -> None:
+    def row(bits: int, parameters: int, sparsity: float = 0.0) -> LayerRow:
+        return LayerRow("a", "conv2d", parameters, 0, "q", bits, "", sparsity, "", 0, 0.0, 0.0, 0.0)
+
+    plain = replace(record(1), layers=(row(8, 300), row(4, 100)))
+    assert describe_policy(plain) == "7.0b"
+    cut = Policy(channels={"a": ChannelPolicy("sparse", 0.5), "b": ChannelPolicy("sparse", 0.3)})
+    assert describe_policy(replace(plain, layers=(row(8, 300, 0.5), row(4, 100, 0.3)), policy=cut)) == "7.0b s45 c40"
+    assert describe_policy(record(1)) == "-"
 
 
 def test_lines_are_plain_when_it_is_no_terminal() -> None:
@@ -52,8 +66,8 @@ def test_trials_with_the_best_so_far() -> None:
     progress.trial(record(7, "pruned"), done=2, started_at=1, total=4, best=None)
     progress.trial(record(8), done=3, started_at=1, total=4, best=record(8))
     first, second = stream.getvalue().splitlines()
-    assert first.startswith("[2/4] t0007 pruned at latency | nothing within the budget yet | ")
-    assert second.startswith("[3/4] t0008 0.41x latency, 0.272x size, -0.3 points | best t0008: 0.41x latency")
+    assert first.startswith("[2/4] t0007 -: pruned at latency | nothing within the budget yet | ")
+    assert second.startswith("[3/4] t0008 -: 0.41x latency, 0.272x size, accuracy 0.9000 (-0.3 points) | best t0008: 0.41x")
 
 
 def test_time_left_counts_only_the_trials_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,23 @@ def test_twin_has_the_candidates_weights_and_the_model_keeps_its_own(
     assert all(torch.equal(before[key], value) for key, value in tiny.task.model.state_dict().items())
 
 
+def test_a_layer_of_the_twin_reads_what_the_integer_layer_reads(
+    tiny: Tiny, groups: ChannelGroups, calibration_file: Path, build_tiny: Callable[[Policy], Candidate]
+) -> None:
+    candidate = build_tiny(Policy({"inner.0": INT8}))
+    capabilities = tiny.components.target.capabilities()
+    twin = module_twin(tiny.graph, tiny.task.model, groups.groups, candidate.policy, candidate.compressed, capabilities)
+    seen: dict[str, Tensor] = {}
+    for name in LAYERS:
+        twin.get_submodule(name).register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0]}))
+    twin_outputs(twin, np.load(calibration_file))
+    for name, quantized in {"inner.0": True, "outer.0": True, "depthwise.0": False, "head": False}.items():
+        grid = tiny.calibration.ranges[tiny.graph.layers[name].input]
+        codes = seen[name] / grid.scale + grid.zero_point
+        assert bool(((codes - codes.round()).abs() < 1e-3).all()) == quantized, name
+        assert not quantized or 0 <= codes.min() < codes.max() <= 255.001
+
+
 # --- folded weights that cannot simply be divided by what batch norm multiplied ---
 
 

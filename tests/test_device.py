@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from autocompress.candidate import Candidate
+from autocompress.device import Device, TimingSettings, open_device
+from autocompress.errors import RuntimeCrashError
+from autocompress.policy import LayerPolicy, Policy
+from autocompress.runner import MIN_ROUNDS, device_name
+
+if TYPE_CHECKING:
+    from tests.conftest import Tiny
+
+BRIEFLY = TimingSettings(seconds=0.5, precision=0.01)
+LONG = TimingSettings(seconds=60, precision=0.0)
+
+
+@pytest.fixture
+def fresh(tiny: Tiny) -> Iterator[Device]:
+    """A device that a test may crash."""
+    with open_device(tiny.components.target, threads=1) as opened:
+        yield opened
+
+
+def process(device: Device) -> int:
+    """Its process, which a request has started."""
+    assert device._process is not None
+    return device._process.pid
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# --- requests ---
+
+
+def test_describes_machine_and_runtime(device: Device) -> None:
+    assert device.describe() == {"device": device_name(), "runtime": f"onnxruntime {onnxruntime.__version__}"}
+
+
+@pytest.mark.parametrize(("start", "stop", "batch"), [(0, 128, 32), (5, 12, 3), (127, 128, 64)])
+def test_outputs_are_those_of_the_runtime(
+    tiny: Tiny, device: Device, calibration_file: Path, start: int, stop: int, batch: int
+) -> None:
+    session = onnxruntime.InferenceSession(tiny.graph.path, providers=["CPUExecutionProvider"])
+    expected = session.run(None, {"input": np.load(calibration_file)[start:stop]})[0]
+    found = device.outputs(tiny.graph.path, calibration_file, start, stop, batch)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert [path.name for path in calibration_file.parent.glob("*.npy")] == ["calibration.npy"]  # nothing is left behind
+
+
+def test_the_same_file_timed_against_itself_is_equally_fast(tiny: Tiny, device: Device, calibration_file: Path) -> None:
+    found = device.latency(tiny.graph.path, tiny.graph.path, calibration_file, BRIEFLY)
+    assert 0.9 < found.ratio < 1.1
+    assert found.ratio_low <= found.ratio <= found.ratio_high
+    assert found.median_ms == pytest.approx(found.reference_median_ms, rel=0.2)
+    assert 0 < found.median_ms <= found.p95_ms
+    assert found.rounds >= MIN_ROUNDS
+    assert found.device == device_name()
+
+
+def test_integer_nodes_of_a_file(
+    tiny: Tiny, device: Device, calibration_file: Path, build_tiny: Callable[[Policy], Candidate]
+) -> None:
+    inner = build_tiny(Policy({"inner.0": LayerPolicy("int8", 8)})).artifact.path
+    assert device.integer_nodes(inner, calibration_file) == {tiny.graph.layers["inner.0"].node}
+    assert device.integer_nodes(tiny.graph.path, calibration_file) == set()
+
+
+# --- what goes wrong ---
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x08\x12\x0cautocompress" + bytes(100)])
+def test_a_corrupt_file_is_an_error_of_one_line_and_no_crash(
+    fresh: Device, calibration_file: Path, tmp_path: Path, content: bytes
+) -> None:
+    fresh.describe()
+    before, path = process(fresh), tmp_path / "corrupt.onnx"
+    path.write_bytes(content)
+    for ask in (
+        lambda: fresh.outputs(path, calibration_file, 0, 1, 1),
+        lambda: fresh.integer_nodes(path, calibration_file),
+        lambda: fresh.latency(path, path, calibration_file, BRIEFLY),
+    ):
+        with pytest.raises(RuntimeCrashError, match=r"^target onnxruntime: (outputs|integer_nodes|latency): ") as error:
+            ask()
+        assert "corrupt.onnx" in str(error.value)
+        assert "\n" not in str(error.value)
+    assert fresh.describe()
+    assert process(fresh) == before
+
+
+def test_inputs_that_do_not_fit_are_an_error_of_one_line(tiny: Tiny, fresh: Device, tmp_path: Path) -> None:
+    np.save(tmp_path / "inputs.npy", np.zeros((2, 3, 8, 8), np.float32))
+    with pytest.raises(RuntimeCrashError, match=r"^target onnxruntime: outputs: InvalidArgument: ") as error:
+        fresh.outputs(tiny.graph.path, tmp_path / "inputs.npy", 0, 2, 2)
+    assert "Got: 3 Expected: 1" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_crash_between_requests_is_reported_once_and_repaired(fresh: Device) -> None:
+    expected = fresh.describe()
+    before = process(fresh)
+    os.kill(before, signal.SIGKILL)
+    with pytest.raises(
+        RuntimeCrashError, match=r"^target onnxruntime: the runtime's process ended \(signal 9\) while asked to describe$"
+    ):
+        fresh.describe()
+    assert fresh.describe() == expected
+    assert process(fresh) != before
+
+
+def test_a_crash_during_a_request_is_reported_and_repaired(tiny: Tiny, fresh: Device, calibration_file: Path) -> None:
+    expected = fresh.describe()
+    timer = threading.Timer(0.3, os.kill, (process(fresh), signal.SIGKILL))
+    timer.start()
+    with pytest.raises(RuntimeCrashError, match=r"process ended \(signal 9\) while asked to latency$"):
+        fresh.latency(tiny.graph.path, tiny.graph.path, calibration_file, LONG)
+    timer.join()
+    assert fresh.describe() == expected
+
+
+def test_a_runtime_that_exits_is_reported_with_its_status(tiny: Tiny, tmp_path: Path) -> None:
+    class Quitter(type(tiny.components.target)):  # type: ignore[misc]
+        session_file = tmp_path / "session.py"
+
+    Quitter.session_file.write_text("raise SystemExit(7)", encoding="utf-8")
+    with (
+        open_device(Quitter(), threads=1) as device,
+        pytest.raises(RuntimeCrashError, match=r"process ended \(status 7\) while asked to describe$"),
+    ):
+        device.describe()
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted
+
+
+def test_an_interrupted_request_leaves_no_answer_behind(tiny: Tiny, fresh: Device, calibration_file: Path) -> None:
+    """Ctrl-C in the middle of a measurement: the next request must not read the answer to this one."""
+    expected = fresh.describe()
+    previous = signal.signal(signal.SIGUSR1, interrupt)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+    try:
+        timer.start()
+        with pytest.raises(Interrupted):
+            fresh.latency(tiny.graph.path, tiny.graph.path, calibration_file, LONG)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, previous)
+    assert fresh.describe() == expected
+
+
+# --- the process ---
+
+
+def test_the_process_ends_with_the_device(tiny: Tiny) -> None:
+    with open_device(tiny.components.target, threads=1) as device:
+        device.describe()
+        pid = process(device)
+        assert is_alive(pid)
+    assert not is_alive(pid)
+    device.close()  # a second time is no error
+
+
+def test_ctrl_c_does_not_reach_the_process_before_the_search(fresh: Device) -> None:
+    fresh.describe()
+    assert os.getsid(process(fresh)) != os.getsid(0)
