@@ -33,6 +33,7 @@ from autocompress.task import Task
 from autocompress.trial import Bench, TrialSettings
 
 pytest.register_assert_rewrite("autocompress.testing")
+torch.set_num_threads(1)  # two threads for tensors this small wait for each other, the more so on a busy machine
 
 
 class TinyNet(nn.Module):

@@ -40,15 +40,27 @@ FOLDER = "ml flow #1 100%"
 
 def latency(ratio: float) -> Latency:
     return Latency(
-        median_ms=2.0 * ratio, p95_ms=2.2 * ratio, reference_median_ms=2.0, ratio=ratio, ratio_low=ratio - 0.01,
-        ratio_high=ratio + 0.01, rounds=50, device="cpu",
+        median_ms=2.0 * ratio,
+        p95_ms=2.2 * ratio,
+        reference_median_ms=2.0,
+        ratio=ratio,
+        ratio_low=ratio - 0.01,
+        ratio_high=ratio + 0.01,
+        rounds=50,
+        device="cpu",
     )
 
 
 def measured(ratio: float, size: float, accuracy: float) -> Measurement:
     return Measurement(
-        size_bytes=int(1_000_000 * size), size_ratio=size, latency_ms=2.0 * ratio, latency_ratio=ratio, accuracy=accuracy,
-        accuracy_drop=0.881 - accuracy, images=1000, latency=latency(ratio),
+        size_bytes=int(1_000_000 * size),
+        size_ratio=size,
+        latency_ms=2.0 * ratio,
+        latency_ratio=ratio,
+        accuracy=accuracy,
+        accuracy_drop=0.881 - accuracy,
+        images=1000,
+        latency=latency(ratio),
     )
 
 
@@ -65,7 +77,16 @@ BASELINE = measured(1.0, 1.0, 0.881)
 def complete(number: int, accuracy: float = 0.878) -> TrialRecord:
     figures = measured(0.41, 0.3, accuracy)
     return TrialRecord(
-        number, "trial", "complete", "done", "", POLICY, figures, BUDGET.violations(figures), "ab" * 32, LAYERS,
+        number,
+        "trial",
+        "complete",
+        "done",
+        "",
+        POLICY,
+        figures,
+        BUDGET.violations(figures),
+        "ab" * 32,
+        LAYERS,
         seconds={"build": 0.05, "latency": 1.5},
     )
 
@@ -139,8 +160,18 @@ def model(tmp_path: Path) -> Artifact:
 
 def study_in(folder: Path, reference: Artifact, **changes: Any) -> StudyContext:
     study = StudyContext(
-        id="11" * 16, name="digits-latency-0123abcd", model="net", data="digits", target="onnxruntime", metric="accuracy",
-        device="some CPU", objective="latency", budget=BUDGET, folder=folder, baseline=BASELINE, reference=reference,
+        id="11" * 16,
+        name="digits-latency-0123abcd",
+        model="net",
+        data="digits",
+        target="onnxruntime",
+        metric="accuracy",
+        device="some CPU",
+        objective="latency",
+        budget=BUDGET,
+        folder=folder,
+        baseline=BASELINE,
+        reference=reference,
         versions={"runtime": "onnxruntime 1.31.1", "optuna": "5.0.0", "autocompress": "0.1.0"},
         config={"search": {"trials": 3}},
     )
@@ -155,10 +186,26 @@ def study(tmp_path: Path, model: Artifact) -> StudyContext:
 def result_of(study: StudyContext, model: Artifact, **changes: Any) -> SearchResult:
     best = Final(model, measured(0.41, 0.3, 0.876), (0.85, 0.9))
     result = SearchResult(
-        status="feasible", objective="latency", budget=BUDGET, baseline=Final(model, BASELINE, (0.86, 0.9)), best=best,
-        policy=POLICY, best_trial=1, drop=0.005, drop_ci=(0.001, 0.009), drop_upper=0.008, selection_gap=0.002,
-        binding_constraint=None, records=RECORDS, front=[1], seconds=12.5, folder=study.folder,
-        versions=study.versions, device=study.device, minimum_runtime={"opset": 21}, reasons=["a reason"],
+        status="feasible",
+        objective="latency",
+        budget=BUDGET,
+        baseline=Final(model, BASELINE, (0.86, 0.9)),
+        best=best,
+        policy=POLICY,
+        best_trial=1,
+        drop=0.005,
+        drop_ci=(0.001, 0.009),
+        drop_upper=0.008,
+        selection_gap=0.002,
+        binding_constraint=None,
+        records=RECORDS,
+        front=[1],
+        seconds=12.5,
+        folder=study.folder,
+        versions=study.versions,
+        device=study.device,
+        minimum_runtime={"opset": 21},
+        reasons=["a reason"],
     )
     return replace(result, **changes)
 
@@ -213,16 +260,30 @@ def test_metrics_tell_section_and_unit(root: Path, client: MlflowClient, study: 
     (run,) = client.search_runs(["2"], "tags.`autocompress.trial` = '1'")
     assert run.data.metrics == pytest.approx(
         {
-            "quality/accuracy": 0.878, "quality/accuracy_drop": 0.003, "quality/images": 1000,
-            "latency/median_ms": 0.82, "latency/p95_ms": 0.902, "latency/ratio": 0.41,
-            "latency/ratio_low": 0.4, "latency/ratio_high": 0.42, "size/bytes": 300_000, "size/ratio": 0.3,
-            "weights/mean_bits": 5.0, "weights/sparsity": 0.375,
-            "violation/total": 0, "violation/size_ratio": -0.25, "violation/accuracy_drop": -0.7,
-            "seconds/build": 0.05, "seconds/latency": 1.5,
+            "quality/accuracy": 0.878,
+            "quality/accuracy_drop": 0.003,
+            "quality/images": 1000,
+            "latency/median_ms": 0.82,
+            "latency/p95_ms": 0.902,
+            "latency/ratio": 0.41,
+            "latency/ratio_low": 0.4,
+            "latency/ratio_high": 0.42,
+            "size/bytes": 300_000,
+            "size/ratio": 0.3,
+            "weights/mean_bits": 5.0,
+            "weights/sparsity": 0.375,
+            "violation/total": 0,
+            "violation/size_ratio": -0.25,
+            "violation/accuracy_drop": -0.7,
+            "seconds/build": 0.05,
+            "seconds/latency": 1.5,
         }
     )
     assert run.data.params == {
-        "quantizers": "1 int8, 1 int4, 1 float", "pruners": "1 sparse", "float_ops": "1", "policy": POLICY.digest,
+        "quantizers": "1 int8, 1 int4, 1 float",
+        "pruners": "1 sparse",
+        "float_ops": "1",
+        "policy": POLICY.digest,
     }
 
 
@@ -231,10 +292,20 @@ def test_a_filter_needs_only_the_tags_of_the_child(root: Path, client: MlflowCli
     by_trial = {run.data.tags["autocompress.trial"]: run.data.tags for run in runs(client)}
     found = {key.removeprefix("autocompress."): value for key, value in by_trial["2"].items() if "autocompress." in key}
     expected = {
-        "study": study.name, "model": "net", "data": "digits", "metric": "accuracy", "device": "some CPU",
-        "runtime": "onnxruntime 1.31.1", "versions": "optuna 5.0.0, autocompress 0.1.0", "trial": "2",
-        "kind": "trial", "state": "failed", "gate": "build",
-        "feasible": "false", "reason": "CheckError: 12.1 dB", "warnings": "odd; too",
+        "study": study.name,
+        "model": "net",
+        "data": "digits",
+        "metric": "accuracy",
+        "device": "some CPU",
+        "runtime": "onnxruntime 1.31.1",
+        "versions": "optuna 5.0.0, autocompress 0.1.0",
+        "trial": "2",
+        "kind": "trial",
+        "state": "failed",
+        "gate": "build",
+        "feasible": "false",
+        "reason": "CheckError: 12.1 dB",
+        "warnings": "odd; too",
     }
     assert found == expected
     assert [by_trial[key]["autocompress.feasible"] for key in ("baseline", "0", "1")] == ["false", "false", "true"]
@@ -331,7 +402,11 @@ def test_killed_at_the_first_start_then_started_again(
     track(root, study, RECORDS)
     (parent,) = runs(client, "study")
     assert parent.data.params == {
-        "model": "net", "data": "digits", "target": "onnxruntime", "objective": "latency", "budget/size_ratio": "0.4",
+        "model": "net",
+        "data": "digits",
+        "target": "onnxruntime",
+        "objective": "latency",
+        "budget/size_ratio": "0.4",
         "budget/accuracy_drop": "0.01",
     }
     assert trials(client) == ["0", "1", "2", "baseline"]
@@ -388,8 +463,15 @@ def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study
     assert "`size_ratio` ≤ 0.4" in text and "- a reason\n" in text and "some CPU, onnxruntime 1.31.1." in text
     assert run.data.tags["autocompress.status"] == "feasible" and run.data.tags["autocompress.best_trial"] == "1"
     figures = {
-        "quality/accuracy": 0.876, "quality/accuracy_drop": 0.005, "quality/accuracy_drop_high": 0.009, "latency/ratio": 0.41,
-        "baseline/accuracy": 0.881, "trials/complete": 1, "trials/pruned": 1, "trials/failed": 1, "seconds/search": 12.5,
+        "quality/accuracy": 0.876,
+        "quality/accuracy_drop": 0.005,
+        "quality/accuracy_drop_high": 0.009,
+        "latency/ratio": 0.41,
+        "baseline/accuracy": 0.881,
+        "trials/complete": 1,
+        "trials/pruned": 1,
+        "trials/failed": 1,
+        "seconds/search": 12.5,
     }
     assert {key: run.data.metrics[key] for key in figures} == pytest.approx(figures)
     folder = Path(client.download_artifacts(run.info.run_id, ""))
