@@ -33,7 +33,9 @@ from autocompress.task import Task
 from autocompress.trial import Bench, TrialSettings
 
 pytest.register_assert_rewrite("autocompress.testing")
-torch.set_num_threads(1)  # two threads for tensors this small wait for each other, the more so on a busy machine
+
+torch.set_num_threads(1)
+"""Tiny tensors gain nothing from a second thread, which waits by spinning; and the trained weights depend on the number."""
 
 
 class TinyNet(nn.Module):

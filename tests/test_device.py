@@ -68,7 +68,7 @@ def test_the_same_file_timed_against_itself_is_equally_fast(tiny: Tiny, device: 
     found = device.latency(tiny.graph.path, tiny.graph.path, calibration_file, BRIEFLY)
     assert 0.9 < found.ratio < 1.1
     assert found.ratio_low <= found.ratio <= found.ratio_high
-    assert found.median_ms == pytest.approx(found.reference_median_ms, rel=0.2)
+    assert found.median_ms == pytest.approx(found.reference_median_ms, rel=0.6)
     assert 0 < found.median_ms <= found.p95_ms
     assert found.rounds >= MIN_ROUNDS
     assert found.device == device_name()

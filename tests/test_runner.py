@@ -44,30 +44,29 @@ def sleeps(*seconds: float, calls: list[str] | None = None, name: str = "") -> R
 
 
 def test_timing_of_known_durations() -> None:
-    found = interleave([sleeps(0.003), sleeps(0.006)], [], seconds=0, precision=0.0)
-    assert 1.5 < found["ratio"] < 2.1
+    found = interleave([sleeps(0.02), sleeps(0.04)], [], seconds=0, precision=0.0)
+    assert 1.4 < found["ratio"] < 2.2
     assert found["ratio_low"] <= found["ratio"] <= found["ratio_high"]
-    assert 3 <= found["reference_median_ms"] < 5
-    assert 6 <= found["median_ms"] < 9
+    assert 20 <= found["reference_median_ms"] < 40
+    assert 40 <= found["median_ms"] < 80
     assert found["median_ms"] <= found["p95_ms"]
     assert found["rounds"] == MIN_ROUNDS
     assert found["device"] == device_name()
 
 
 def test_timing_finds_the_slow_tail_and_its_median_ignores_it() -> None:
-    found = interleave([sleeps(0.001), sleeps(*[0.001] * 9, 0.02)], [], seconds=0, precision=0.0)
-    assert found["median_ms"] < 3
-    assert found["p95_ms"] > 10
-    assert found["ratio"] < 2
+    found = interleave([sleeps(0.005), sleeps(*[0.005] * 9, 0.15)], [], seconds=0, precision=0.0)
+    assert found["median_ms"] < 40 < found["p95_ms"]
+    assert found["ratio"] < 3
 
 
 def test_timing_stops_when_precise_or_when_the_time_is_over() -> None:
     start = time.perf_counter()
     precise = interleave([sleeps(0.002), sleeps(0.002)], [], seconds=60, precision=10.0)
     assert precise["rounds"] == MIN_ROUNDS
-    limited = interleave([sleeps(0.002), sleeps(0.002)], [], seconds=0.5, precision=0.0)
+    limited = interleave([sleeps(0.002), sleeps(0.002)], [], seconds=1, precision=0.0)
     assert limited["rounds"] > MIN_ROUNDS
-    assert limited["ratio_high"] - limited["ratio_low"] < 0.5
+    assert limited["ratio_high"] - limited["ratio_low"] < 1
     assert time.perf_counter() - start < 10
 
 
