@@ -128,7 +128,7 @@ class Calibration:
 
     @cached_property
     def _gradients(self) -> dict[str, Tensor]:
-        modules = {layer.name: self._task.model.get_submodule(layer.name) for layer in self._graph.layers.values()}
+        modules = {name: module_of(self._task.model, name) for name in self._graph.layers}
         samples: dict[str, list[Tensor]] = {name: [] for name in modules}
         for inputs, targets in self._resamples():
             self._task.model.zero_grad(set_to_none=True)
@@ -156,6 +156,18 @@ class Calibration:
 def _unfolded(gradients: Tensor, factor: Tensor) -> Tensor:
     """Gradients of the folded weight; a channel that batch norm switched off has none."""
     return torch.where(factor == 0, 0.0, gradients / factor)
+
+
+def module_of(model: torch.nn.Module, layer: str) -> torch.nn.Module:
+    """The submodule that a layer of the file came from.
+
+    Raises:
+        ModelError: there is none: the weight is a bare parameter or was made by the exporter.
+    """
+    try:
+        return model.get_submodule(layer)
+    except AttributeError as error:
+        raise ModelError(f"layer {layer}: no submodule of this name holds its weight; gradients cannot be matched") from error
 
 
 def fold_factor(layer: Layer, folded: Tensor, module: torch.nn.Module) -> Tensor:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.artifact import Artifact
-from autocompress.calibration import Range, fold_factor, oriented
+from autocompress.calibration import Range, fold_factor, module_of, oriented
 from autocompress.candidate import build
 from autocompress.channels import ChannelGroup, ChannelGroups, cut_module, silenced_module
 from autocompress.components import Capabilities, Target
@@ -44,8 +44,8 @@ def module_twin(
     quantized = place(graph, policy, capabilities).quantized
     cuts = file_cuts(graph, groups, compressed.kept)
     for name, layer in graph.layers.items():
-        module = twin.get_submodule(name)
-        unfold = _unfolding(graph, layer, model.get_submodule(name), cuts.get(name, {}))
+        module = module_of(twin, name)
+        unfold = _unfolding(graph, layer, module_of(model, name), cuts.get(name, {}))
         if name in compressed.layers:
             _set_weight(module, layer, compressed.layers[name], unfold)
         grid = compressed.ranges.get(quantized.get(layer.input, ""))

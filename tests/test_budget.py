@@ -57,7 +57,7 @@ def test_violation_is_the_excess_over_the_limit(name: str, limit: float, excess:
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_what_was_not_measured_violates_nothing(name: str) -> None:
-    missing = replace(MEASURED, **{name: None})
+    missing = replace(MEASURED, **{name: None})  # type: ignore[arg-type]
     assert Budget(**{name: 0.001}).violations(missing) == {name: 0.0}
     assert Budget(**{name: 0.001}).violations(MEASURED)[name] > 0
 

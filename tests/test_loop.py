@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
-from autocompress_plugins.affine import Int4, Int8
+from autocompress_plugins.affine import Affine, Int4, Int8
 
 from autocompress import Budget, LayerPolicy, Measurement, Policy, QuantizedTensor, TrialRecord
 from autocompress.artifact import sha256_of
@@ -34,10 +34,11 @@ def ready(baseline: Measurement) -> None:
 
 
 @dataclass
-class Moody(Int4):
+class Moody(Affine):
     """Raises at its `when`-th tensor, and only then."""
 
     name = "int4"
+    bits: int = 4
     when: int = 1
     error: type[BaseException] = ValueError
     calls: list[int] = field(default_factory=list)

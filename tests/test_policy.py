@@ -52,7 +52,7 @@ def test_what_is_left_out_is_the_default(tmp_path: Path) -> None:
 
 
 def test_digest_is_equal_exactly_when_the_decisions_are() -> None:
-    reordered = replace(POLICY, layers=dict(reversed(POLICY.layers.items())))
+    reordered = replace(POLICY, layers=dict(reversed(list(POLICY.layers.items()))))
     assert list(reordered.layers) != list(POLICY.layers)
     assert reordered.digest == POLICY.digest
     others = [

@@ -261,13 +261,14 @@ def tiny_layers(task: Task) -> list[str]:
 
 
 MOODY = """
-from autocompress_plugins.affine import Int8
+from autocompress_plugins.affine import Affine
 
 CALLS = []
 
 @dataclass
-class Moody(Int8):
+class Moody(Affine):
     name = "moody"
+    bits: int = 8
 
     def quantize(self, weight, bits, stats, mask=None):
         CALLS.append(stats.layer.name)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from autocompress_plugins.accuracy import Accuracy
-from autocompress_plugins.affine import Int4, Int8
+from autocompress_plugins.affine import Affine, Int4, Int8
 from autocompress_plugins.importance import Importance
 from autocompress_plugins.minmax import MinMax
 from autocompress_plugins.onnxruntime_cpu import OnnxRuntime
@@ -34,10 +34,11 @@ DENSE = SpaceSettings(sparsities=[])
 
 
 @dataclass
-class Ladder(Int8):
+class Ladder(Affine):
     """Several widths from one quantizer."""
 
     name = "ladder"
+    bits: int = 8
     widths: list[int] = field(default_factory=lambda: [8, 6, 5, 4, 3, 2])
 
     def bit_widths(self, layer: Layer) -> list[int]:
@@ -45,8 +46,9 @@ class Ladder(Int8):
 
 
 @dataclass
-class NoDepthwise(Int8):
+class NoDepthwise(Affine):
     name = "no_depthwise"
+    bits: int = 8
 
     def bit_widths(self, layer: Layer) -> list[int]:
         return [] if layer.kind == "depthwise" else [8]
