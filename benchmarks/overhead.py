@@ -23,7 +23,7 @@ from autocompress.verbs import build_task
 
 RESULTS = Path(__file__).parent / "results"
 MEASURING = ("check", "latency", "accuracy")
-OVERRIDES = ["+experiment=imagenet_efficientnet_lite0", "objective=pareto", "search.trials=16"]
+OVERRIDES = ["+experiment=imagenet_efficientnet_lite0", "objective=pareto", "search.trials=10"]
 
 
 class Clock:
