@@ -1,4 +1,7 @@
-"""What a trial costs besides evaluating and measuring: `python -m benchmarks.overhead` (EfficientNet-Lite0)."""
+"""What a trial costs besides evaluating and measuring: `python -m benchmarks.overhead [OVERRIDES]`.
+
+EfficientNet-Lite0 by default.
+"""
 
 from __future__ import annotations
 
@@ -60,10 +63,11 @@ class Before:
 
 def main() -> None:
     """Search a little, and take the trials' time apart."""
+    overrides = sys.argv[1:] or OVERRIDES
     registry = load_registry()
     register(registry)
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        job: Job = job_from(compose("search", overrides=OVERRIDES), registry, Path())
+        job: Job = job_from(compose("search", overrides=overrides), registry, Path())
     assert job.settings is not None
     progress, clock = Progress(), Clock()
     with tempfile.TemporaryDirectory() as folder:
@@ -85,10 +89,11 @@ def main() -> None:
         "trials": len(clock.records),
         "device": result.device,
         "versions": dict(result.versions),
-        "command": "python -m benchmarks.overhead",
+        "command": " ".join(["python -m benchmarks.overhead", *sys.argv[1:]]),
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "overhead.json").write_text(json.dumps(figures, indent=2) + "\n")
+    name = "overhead.json" if overrides is OVERRIDES else "overhead_other.json"
+    (RESULTS / name).write_text(json.dumps(figures, indent=2) + "\n")
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
 
