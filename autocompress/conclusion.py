@@ -213,8 +213,6 @@ def _save(bench: Bench, chosen: Finalist, folder: Path) -> Artifact:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     artifact = Artifact.of(Path(shutil.copyfile(chosen.artifact.path, partial / "model.onnx")), "onnx")
-    for name in ("state.safetensors", "policy.yaml"):  # of an earlier answer
-        (folder / name).unlink(missing_ok=True)
     if chosen.candidate is not None:
         save_state(chosen.candidate.compressed, partial / "state.safetensors")
         state = Artifact.of(partial / "state.safetensors", "safetensors")

@@ -34,9 +34,11 @@ def ready(baseline: Measurement) -> None:
 
 
 @pytest.fixture
-def attempt(bench: Bench, tmp_path: Path) -> Callable[..., TrialRecord]:
+def attempt(quick_bench: Bench, tmp_path: Path) -> Callable[..., TrialRecord]:
+    """Runs a trial, by default with latencies that take no time."""
+
     def attempted(
-        layers: Mapping[str, LayerPolicy], budget: Budget | None = None, floor: float | None = None, bench: Bench = bench
+        layers: Mapping[str, LayerPolicy], budget: Budget | None = None, floor: float | None = None, bench: Bench = quick_bench
     ) -> TrialRecord:
         return run_trial(bench, Policy(layers), budget or Budget(), lambda: floor, 3, "seed", tmp_path / "t0003.onnx")
 
@@ -74,7 +76,7 @@ def test_baseline_is_the_fp32_file(bench: Bench, baseline: Measurement) -> None:
 def test_figures_of_a_record_can_be_computed_again(bench: Bench, attempt: Callable[..., TrialRecord], tmp_path: Path) -> None:
     layers = {**every(bench, INT8), "outer.0": INT4, "inner.0": LayerPolicy("int8", 8, "sparse", 0.7), "stem.0": LayerPolicy()}
     budget = Budget(size_ratio=0.9, latency_ratio=100, accuracy_drop=0.5)
-    record = attempt(layers, budget)
+    record = attempt(layers, budget, bench=bench)
     assert (record.state, record.gate, record.reason, record.kind, record.number) == ("complete", "done", "", "seed", 3)
     assert record.policy == Policy(layers)
 
@@ -151,7 +153,7 @@ def test_budget_in_bytes_is_the_same_gate(bench: Bench, attempt: Callable[..., T
 
 @pytest.mark.parametrize("budget", [Budget(latency_ratio=1e-3), Budget(latency_ms=1e-6)])
 def test_too_slow_a_file_is_not_evaluated(bench: Bench, attempt: Callable[..., TrialRecord], budget: Budget) -> None:
-    record = attempt(every(bench, INT8), budget)
+    record = attempt(every(bench, INT8), budget, bench=bench)
     assert (record.state, record.gate) == ("pruned", "latency")
     assert list(record.seconds) == ["build", "size", "check", "latency"]
     assert record.measurement.latency_ms is not None and record.measurement.latency_ratio is not None
@@ -173,9 +175,11 @@ def test_hopeless_file_is_dropped_on_the_first_subset(
     assert record.reason == f"drop {drop:.4f} on 100 examples cannot come under 0.0200"
 
 
-def test_subsets_grow_until_it_is_certain(bench: Bench, attempt: Callable[..., TrialRecord], tmp_path: Path) -> None:
+def test_subsets_grow_until_it_is_certain(
+    bench: Bench, quick_bench: Bench, attempt: Callable[..., TrialRecord], tmp_path: Path
+) -> None:
     """At 200 images one standard error is less than four points, at ten it is more than ten."""
-    small = replace(bench, settings=TrialSettings(subsets=[0.5, 0.01], minimum_subset=10))
+    small = replace(quick_bench, settings=TrialSettings(subsets=[0.5, 0.01], minimum_subset=10))
     certain = attempt(every(bench, HOPELESS), floor=0.0, bench=small)
     assert (certain.state, certain.measurement.images) == ("pruned", 10)
     ten, half = (
@@ -191,8 +195,8 @@ def test_hopeless_file_is_measured_in_full_when_no_drop_is_too_much(bench: Bench
     assert (record.state, record.measurement.images) == ("complete", 400)
 
 
-def test_good_file_passes_every_subset(bench: Bench, attempt: Callable[..., TrialRecord]) -> None:
-    patient = replace(bench, settings=TrialSettings(subsets=[0.3, 0.6, 0.9], minimum_subset=50))
+def test_good_file_passes_every_subset(bench: Bench, quick_bench: Bench, attempt: Callable[..., TrialRecord]) -> None:
+    patient = replace(quick_bench, settings=TrialSettings(subsets=[0.3, 0.6, 0.9], minimum_subset=50))
     record = attempt(every(bench, INT8), Budget(accuracy_drop=0.05), floor=0.05, bench=patient)
     assert (record.state, record.measurement.images) == ("complete", 400)
     assert record.feasible
@@ -255,6 +259,7 @@ def with_component(bench: Bench, tiny: Any, component: Quantizer | Pruner) -> Be
 )
 def test_what_goes_wrong_is_recorded_and_not_raised(
     bench: Bench,
+    quick_bench: Bench,
     tiny: Any,
     attempt: Callable[..., TrialRecord],
     component: Quantizer | Pruner,
@@ -262,7 +267,7 @@ def test_what_goes_wrong_is_recorded_and_not_raised(
     gate: Gate,
     reason: str,
 ) -> None:
-    record = attempt(every(bench, option), bench=with_component(bench, tiny, component))
+    record = attempt(every(bench, option), bench=with_component(quick_bench, tiny, component))
     assert (record.state, record.gate) == ("failed", gate)
     assert record.reason.startswith(reason)
     assert record.measurement.accuracy is None
@@ -270,8 +275,10 @@ def test_what_goes_wrong_is_recorded_and_not_raised(
     assert bool(record.sha256) == (gate != "build")
 
 
-def test_a_failure_leaves_the_bench_usable(bench: Bench, tiny: Any, attempt: Callable[..., TrialRecord]) -> None:
-    broken = with_component(bench, tiny, Raising())
+def test_a_failure_leaves_the_bench_usable(
+    bench: Bench, quick_bench: Bench, tiny: Any, attempt: Callable[..., TrialRecord]
+) -> None:
+    broken = with_component(quick_bench, tiny, Raising())
     assert attempt(every(bench, LayerPolicy("raising", 8)), bench=broken).state == "failed"
     assert attempt({"stem.0": LayerPolicy("raising", 8)}, bench=broken).state == "complete"
 
@@ -282,7 +289,9 @@ def test_policy_for_another_model_is_a_failure(attempt: Callable[..., TrialRecor
     assert record.reason.startswith("PolicyError: policy names the layer 'elsewhere'; expected one of: stem.0, ")
 
 
-def test_ctrl_c_is_not_a_failure_of_the_trial(bench: Bench, tiny: Any, attempt: Callable[..., TrialRecord]) -> None:
+def test_ctrl_c_is_not_a_failure_of_the_trial(
+    bench: Bench, quick_bench: Bench, tiny: Any, attempt: Callable[..., TrialRecord]
+) -> None:
     class Stopped(Affine):
         name = "stopped"
 
@@ -290,10 +299,12 @@ def test_ctrl_c_is_not_a_failure_of_the_trial(bench: Bench, tiny: Any, attempt: 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        attempt({"head": LayerPolicy("stopped", 8)}, bench=with_component(bench, tiny, Stopped(8)))
+        attempt({"head": LayerPolicy("stopped", 8)}, bench=with_component(quick_bench, tiny, Stopped(8)))
 
 
-def test_the_same_policy_gives_the_same_file(bench: Bench, tiny: Any, attempt: Callable[..., TrialRecord]) -> None:
+def test_the_same_policy_gives_the_same_file(
+    bench: Bench, quick_bench: Bench, tiny: Any, attempt: Callable[..., TrialRecord]
+) -> None:
     layers = {**every(bench, INT4), "inner.0": LayerPolicy("int8", 8, "sparse", 0.5)}
-    fresh = replace(bench, database=LayerDatabase(tiny.graph, tiny.calibration, bench.components, {}))
+    fresh = replace(quick_bench, database=LayerDatabase(tiny.graph, tiny.calibration, bench.components, {}))
     assert attempt(layers).sha256 == attempt(layers).sha256 == attempt(layers, bench=fresh).sha256
