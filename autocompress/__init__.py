@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from autocompress.budget import Latency as Latency
     from autocompress.budget import Measurement as Measurement
     from autocompress.components import Capabilities as Capabilities
+    from autocompress.components import CompressedLayer as CompressedLayer
     from autocompress.components import Metric as Metric
     from autocompress.components import Observer as Observer
     from autocompress.components import Pruner as Pruner
     from autocompress.components import QuantizedTensor as QuantizedTensor
     from autocompress.components import Quantizer as Quantizer
+    from autocompress.components import Recovery as Recovery
     from autocompress.components import Sampler as Sampler
     from autocompress.components import Target as Target
     from autocompress.components import Tracker as Tracker
+    from autocompress.compress import CompressedModel as CompressedModel
     from autocompress.errors import AutocompressError as AutocompressError
     from autocompress.graph import Layer as Layer
     from autocompress.hookspecs import hookimpl as hookimpl
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from autocompress.record import SearchResult as SearchResult
     from autocompress.record import StudyContext as StudyContext
     from autocompress.record import TrialRecord as TrialRecord
+    from autocompress.recovery import Recoverable as Recoverable
     from autocompress.run import search as search
     from autocompress.stats import LayerStats as LayerStats
     from autocompress.task import Task as Task
@@ -39,13 +43,16 @@ _HOMES = {
     "artifact": ("Artifact",),
     "budget": ("Budget", "Latency", "Measurement"),
     "components": (
-        *("Capabilities", "Metric", "Observer", "Pruner", "QuantizedTensor", "Quantizer", "Sampler", "Target", "Tracker"),
+        *("Capabilities", "CompressedLayer", "Metric", "Observer", "Pruner", "QuantizedTensor", "Quantizer", "Recovery"),
+        *("Sampler", "Target", "Tracker"),
     ),
+    "compress": ("CompressedModel",),
     "errors": ("AutocompressError",),
     "graph": ("Layer",),
     "hookspecs": ("hookimpl",),
     "policy": ("ChannelPolicy", "LayerPolicy", "Policy"),
     "record": ("SearchResult", "StudyContext", "TrialRecord"),
+    "recovery": ("Recoverable",),
     "run": ("search",),
     "stats": ("LayerStats",),
     "task": ("Task",),

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from autocompress.artifact import Artifact
 from autocompress.calibration import Range
-from autocompress.components import Capabilities, QuantizedTensor
-from autocompress.compress import CompressedLayer, CompressedModel
+from autocompress.components import Capabilities, CompressedLayer, QuantizedTensor
+from autocompress.compress import CompressedModel
 from autocompress.errors import PolicyError
 from autocompress.graph import BaseGraph, save
 from autocompress.lowering import lower

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.graph import BaseGraph, Layer
+from autocompress.policy import ChannelPolicy
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,17 @@ def file_axis(entry: Entry, layer: Layer) -> int:
     return layer.channel_axis if entry.outputs else 1 - layer.channel_axis
 
 
-def keep_indices(group: ChannelGroup, layers: Mapping[str, Layer], scores: Mapping[str, Tensor], sparsity: float) -> Tensor:
-    """Indices of the channels that stay, ascending: those whose mean score over all tied weights is highest.
+def keep_indices(
+    group: ChannelGroup, layers: Mapping[str, Layer], scores: Mapping[str, Tensor], decision: ChannelPolicy
+) -> Tensor:
+    """Indices of the channels that stay, ascending: those that `channel_scores` puts highest."""
+    score = channel_scores(group, layers, scores)
+    share = decision.sparsity if decision.threshold is None else float((score <= decision.threshold).float().mean())
+    return score.argsort(descending=True, stable=True)[: group.kept_count(share)].sort().values
+
+
+def channel_scores(group: ChannelGroup, layers: Mapping[str, Layer], scores: Mapping[str, Tensor]) -> Tensor:
+    """Mean score of each channel over all tied weights: float32, shape (size,).
 
     Args:
         scores: layer name to the score of each weight. Each layer's scores are scaled to mean 1 first, so that a layer
@@ -85,7 +95,7 @@ def keep_indices(group: ChannelGroup, layers: Mapping[str, Layer], scores: Mappi
     for entry in group.entries:
         along = scores[entry.module].float().movedim(file_axis(entry, layers[entry.module]), 0).flatten(1).mean(1)
         total += along[entry.indices].mean(1) / along.mean().clamp_min(1e-30)
-    return total.argsort(descending=True, stable=True)[: group.kept_count(sparsity)].sort().values
+    return total / len(group.entries)
 
 
 def find_groups(graph: BaseGraph, model: nn.Module, example: Tensor, multiple: int) -> ChannelGroups:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
     import optuna
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from autocompress.graph import Layer
+    from autocompress.compress import CompressedModel
+    from autocompress.graph import Layer, LayerPair
+    from autocompress.recovery import Recoverable
     from autocompress.stats import LayerStats
 
     Array = NDArray[np.generic]
@@ -28,14 +31,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """Integer codes and how to read them: `value = (codes - zero_point) * scale`.
+    """Integer codes and how to read them: `value = (level - zero_point) * scale`, where a code is its own level or names one.
 
     Attributes:
-        codes: int8, the weight's shape, each within the signed range of `bits` bits.
-        scale: float32, shape (channels,) along `axis`, or () for the whole tensor; positive.
+        codes: int8, the weight's shape, each within the signed range of `bits` bits; with a codebook, an index into it.
+        scale: float32, positive: shape (channels,) along `axis`, () for the whole tensor, or (channels, blocks) when each block
+            of `group_size` neighbouring inputs of a matrix has its own.
         zero_point: int8, the shape of `scale`.
         axis: the axis of `scale`; ignored when `scale` has shape ().
         bits: 2 to 8.
+        codebook: int8 levels in ascending order, shape (2 ** bits,) or fewer; None: codes are levels.
+        group_size: inputs that share a scale; None: all inputs of a channel do.
     """
 
     codes: Tensor
@@ -43,13 +49,56 @@ class QuantizedTensor:
     zero_point: Tensor
     axis: int
     bits: int
+    codebook: Tensor | None = None
+    group_size: int | None = None
+
+    @property
+    def levels(self) -> Tensor:
+        """The int8 numbers that an integer kernel computes with; shape of `codes`."""
+        return self.codes if self.codebook is None else self.codebook[self.codes.long()]
 
     def dequantize(self) -> Tensor:
         """The float32 values that the codes stand for; shape of `codes`."""
+        return (self.levels.float() - self._spread(self.zero_point.float())) * self._spread(self.scale)
+
+    def rounded(self, weight: Tensor) -> QuantizedTensor:
+        """The nearest values to another weight, float32 of the same shape, on this very grid."""
+        steps = weight / self._spread(self.scale) + self._spread(self.zero_point.float())
+        if self.codebook is None:
+            codes = steps.round().clamp(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+        else:
+            middles = (self.codebook[1:].float() + self.codebook[:-1].float()) / 2
+            codes = torch.bucketize(steps, middles)
+        return replace(self, codes=codes.to(self.codes.dtype))
+
+    def _spread(self, parameter: Tensor) -> Tensor:
+        """Scale or zero point in a shape that broadcasts over the codes."""
+        if parameter.dim() == 2 and self.group_size is not None:
+            wide = parameter.repeat_interleave(self.group_size, dim=1)[:, : self.codes.shape[1 - self.axis]]
+            return wide if self.axis == 0 else wide.T
         shape = [1] * self.codes.dim()
-        if self.scale.dim():
+        if parameter.dim():
             shape[self.axis] = -1
-        return (self.codes.float() - self.zero_point.float().reshape(shape)) * self.scale.reshape(shape)
+        return parameter.reshape(shape)
+
+
+@dataclass(frozen=True)
+class CompressedLayer:
+    """What is stored for one layer.
+
+    Attributes:
+        weight: codes, or float32 values.
+        bias: float32, shape (channels,); None when the layer has none and needs none.
+        mask: bool, shape of the weight; None when no single weights were removed.
+    """
+
+    weight: QuantizedTensor | Tensor
+    bias: Tensor | None
+    mask: Tensor | None = None
+
+    def dense(self) -> Tensor:
+        """The float32 weight that the file computes with."""
+        return self.weight.dequantize() if isinstance(self.weight, QuantizedTensor) else self.weight
 
 
 class Component(ABC):
@@ -84,6 +133,35 @@ class Pruner(Component):
     def update(self, weight: Tensor, mask: Tensor, stats: LayerStats) -> Tensor:
         """The weights that are left, after any compensation; entries where `mask` is False must be 0."""
         return weight * mask
+
+
+class Recovery(Component):
+    """Gives back accuracy that compression took, at one or several of three moments; the default does nothing.
+
+    A candidate passes through the configured recoveries in their order.
+    """
+
+    def prepare(self, model: nn.Module, example: Tensor, pairs: Sequence[LayerPair]) -> nn.Module:
+        """Called once, before anything is measured: a module that computes the same and compresses better.
+
+        Args:
+            example: one input batch.
+            pairs: layers of which the second is the only reader of the first, with nothing but an activation between them.
+        """
+        return model
+
+    def repair(self, compressed: CompressedLayer, stats: LayerStats, cuts: Mapping[int, Tensor]) -> CompressedLayer:
+        """Called for each layer that a policy changes, once for each option, before the file is written. Must be fast.
+
+        Args:
+            stats: of the whole layer.
+            cuts: axis of the weight to the indices that are left; empty: the layer has all its channels.
+        """
+        return compressed
+
+    def recover(self, candidate: Recoverable) -> CompressedModel:
+        """Called for finalists only. What is returned is built and measured again, and wins only where it measures better."""
+        return candidate.compressed
 
 
 class Observer(Component):
@@ -134,6 +212,10 @@ class Capabilities:
 
     Attributes:
         containers: stored bits that a weight can have, per layer kind, for example {"conv2d": (4, 8)}.
+        activations: how each layer kind with a quantized weight may compute, besides `static` (integer, fixed ranges):
+            `dynamic` (integer, the input's range is found at run time), `float` (only the weight is stored in codes).
+        codebooks: whether codes that name entries of a table are expanded at load.
+        group_sizes: layer kinds whose weights may have one scale for each block of inputs, when they compute in float.
         integer_ops: ONNX operators without weights that have an integer kernel with an output range of its own.
         passthrough_ops: ONNX operators that only move values, so that the output keeps the input's scale.
         packed_sparse: whether a bit mask plus packed non-zeros is expanded at load and not at each inference.
@@ -144,6 +226,9 @@ class Capabilities:
     integer_ops: frozenset[str]
     passthrough_ops: frozenset[str]
     packed_sparse: bool = False
+    activations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    codebooks: bool = False
+    group_sizes: frozenset[str] = frozenset()
     minimum_runtime: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -186,4 +271,5 @@ class Components:
     metric: Metric
     target: Target
     sampler: Sampler
+    recoveries: Sequence[Recovery] = field(default_factory=tuple)
     trackers: Sequence[Tracker] = field(default_factory=tuple)

@@ -55,6 +55,7 @@ class BaseSchema:
 
     quantizer: dict[str, Any] = field(default_factory=dict)
     pruner: dict[str, Any] = field(default_factory=dict)
+    recover: dict[str, Any] = field(default_factory=dict)
     observer: dict[str, Any] = field(default_factory=dict)
     metric: dict[str, Any] = field(default_factory=dict)
     target: dict[str, Any] = field(default_factory=dict)
@@ -230,6 +231,7 @@ def _components(schema: BaseSchema, registry: Registry) -> Components:
         metric=cast(Metric, _one(schema, "metric", registry)),
         target=cast(Target, _one(schema, "target", registry)),
         sampler=cast(Sampler, _one(schema, "sampler", registry)),
+        recoveries=tuple(_several(schema, "recover", registry).values()),
         trackers=tuple(_several(schema, "tracking", registry).values()),
     )
 

@@ -94,6 +94,19 @@ class Op:
 
 
 @dataclass(frozen=True)
+class LayerPair:
+    """Two layers of which the second is the only reader of the first, with nothing but an activation between them.
+
+    Attributes:
+        activation: ONNX type of what is between them; empty: nothing.
+    """
+
+    first: str
+    second: str
+    activation: str
+
+
+@dataclass(frozen=True)
 class BaseGraph:
     """The FP32 file and what is known about it. The file is the reference that every ratio is taken against.
 

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from autocompress.components import Metric, Observer, Pruner, Quantizer, Sampler, Target, Tracker
+    from autocompress.components import Metric, Observer, Pruner, Quantizer, Recovery, Sampler, Target, Tracker
     from autocompress.record import SearchResult, StudyContext, TrialRecord
 
 PROJECT = "autocompress"
@@ -59,6 +59,12 @@ def autocompress_pruners() -> Sequence[type[Pruner]]:
 @hookspec
 def autocompress_observers() -> Sequence[type[Observer]]:
     """Called once when plugins are loaded; returns observer classes (config group `observer`)."""
+    raise NotImplementedError
+
+
+@hookspec
+def autocompress_recoveries() -> Sequence[type[Recovery]]:
+    """Called once when plugins are loaded; returns recovery classes (config group `recover`)."""
     raise NotImplementedError
 
 

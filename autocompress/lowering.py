@@ -19,8 +19,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from autocompress.calibration import Range
-from autocompress.components import Capabilities, QuantizedTensor
-from autocompress.compress import CompressedLayer, CompressedModel
+from autocompress.components import Capabilities, CompressedLayer, QuantizedTensor
+from autocompress.compress import CompressedModel
 from autocompress.graph import BaseGraph, Layer
 from autocompress.placement import Placement
 

@@ -16,25 +16,59 @@ from autocompress.errors import PolicyError
 VERSION = 1
 FLOAT_BITS = 32
 
+UNSTRUCTURED = "unstructured"
+
 Precision = Literal["integer", "float"]
+Activation = Literal["static", "dynamic", "float"]
 
 
 @dataclass(frozen=True)
 class LayerPolicy:
-    """Weights of one layer: `quantizer` None keeps them in float; `sparsity` is the share of single weights set to zero."""
+    """What is done to one layer.
+
+    Attributes:
+        quantizer: None keeps the weights in float.
+        bits: of the weights.
+        pruner: ranks the weights; None removes none.
+        sparsity: share of the weights set to zero; with a threshold, the share that it is expected to reach.
+        structure: `unstructured`, or `n:m`: of each m neighbouring inputs the n best stay.
+        threshold: remove every weight whose score is not above it, whatever share that is.
+        activation: `static`: integer with a fixed range; `dynamic`: with a range found at run time; `float`: the weight is only
+            stored in codes.
+    """
 
     quantizer: str | None = None
     bits: int = FLOAT_BITS
     pruner: str | None = None
     sparsity: float = 0.0
+    structure: str = UNSTRUCTURED
+    threshold: float | None = None
+    activation: Activation = "static"
+
+    @property
+    def prunes(self) -> bool:
+        """Whether single weights are removed."""
+        return self.sparsity > 0 or self.threshold is not None
 
 
 @dataclass(frozen=True)
 class ChannelPolicy:
-    """Channels of one dependency group: `sparsity` is the share removed, `pruner` ranks them."""
+    """Channels of one dependency group.
+
+    Attributes:
+        pruner: ranks the channels.
+        sparsity: share of the channels that is removed; with a threshold, the share that it is expected to reach.
+        threshold: remove the channels whose score is not above it, whatever share that is.
+    """
 
     pruner: str | None = None
     sparsity: float = 0.0
+    threshold: float | None = None
+
+    @property
+    def prunes(self) -> bool:
+        """Whether channels are removed."""
+        return self.sparsity > 0 or self.threshold is not None
 
 
 @dataclass(frozen=True)
@@ -45,11 +79,13 @@ class Policy:
         layers: layer name to its weight policy; a layer that is not named stays in float.
         channels: channel group name to the share removed; a group that is not named is kept whole.
         ops: name of an operator without weights to its precision; not named: integer when all its inputs are.
+        tensors: activation tensor to its bits, 8, 16 or 32 (float); not named: 8. Only 8 bits have integer kernels.
     """
 
     layers: Mapping[str, LayerPolicy] = field(default_factory=dict)
     channels: Mapping[str, ChannelPolicy] = field(default_factory=dict)
     ops: Mapping[str, Precision] = field(default_factory=dict)
+    tensors: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -63,6 +99,7 @@ class Policy:
             "layers": {name: asdict(layer) for name, layer in self.layers.items()},
             "channels": {name: asdict(group) for name, group in self.channels.items()},
             "ops": dict(self.ops),
+            "tensors": dict(self.tensors),
         }
 
     @classmethod
@@ -80,6 +117,7 @@ class Policy:
                 layers={name: LayerPolicy(**layer) for name, layer in values.get("layers", {}).items()},
                 channels={name: ChannelPolicy(**group) for name, group in values.get("channels", {}).items()},
                 ops=dict(values.get("ops", {})),
+                tensors=dict(values.get("tensors", {})),
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise PolicyError(f"not a policy: {error}") from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pluggy
 
 from autocompress import hookspecs
-from autocompress.components import Component, Metric, Observer, Pruner, Quantizer, Sampler, Target, Tracker
+from autocompress.components import Component, Metric, Observer, Pruner, Quantizer, Recovery, Sampler, Target, Tracker
 from autocompress.errors import PluginError, UnknownComponentError
 
 DISABLED = "AUTOCOMPRESS_DISABLED_PLUGINS"
@@ -19,6 +19,7 @@ DISABLED = "AUTOCOMPRESS_DISABLED_PLUGINS"
 KINDS: dict[str, type[Component]] = {
     "quantizer": Quantizer,
     "pruner": Pruner,
+    "recover": Recovery,
     "observer": Observer,
     "metric": Metric,
     "target": Target,
@@ -27,7 +28,10 @@ KINDS: dict[str, type[Component]] = {
 }
 """Config group to the base class of its components."""
 
-_HOOKS = {kind: f"autocompress_{kind}s" for kind in KINDS} | {"tracking": "autocompress_trackers"}
+_HOOKS = {kind: f"autocompress_{kind}s" for kind in KINDS} | {
+    "tracking": "autocompress_trackers",
+    "recover": "autocompress_recoveries",
+}
 
 
 @dataclass(frozen=True)

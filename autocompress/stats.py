@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from autocompress.graph import Layer
@@ -20,6 +24,13 @@ class StatsSource(Protocol):
 
     def input_second_moment(self, layer: Layer) -> Tensor:
         """Mean of x x^T over the input patches: (groups, d, d)."""
+
+
+def slice_axes(tensor: Tensor, cuts: Mapping[int, Tensor]) -> Tensor:
+    """Keep only the given indices along each axis."""
+    for axis, kept in cuts.items():
+        tensor = tensor.index_select(axis, kept)
+    return tensor
 
 
 class LayerStats:
@@ -54,3 +65,47 @@ class LayerStats:
     def input_second_moment(self) -> Tensor:
         """Mean of x x^T over input patches, shape (groups, d, d)."""
         return self._source.input_second_moment(self.layer)
+
+    def cut(self, cuts: Mapping[int, Tensor]) -> LayerStats:
+        """The statistics of what is left of the layer.
+
+        Args:
+            cuts: axis of the weight to the indices that are left.
+        """
+        if not cuts:
+            return self
+        shape = tuple(len(cuts[axis]) if axis in cuts else size for axis, size in enumerate(self.layer.shape))
+        groups = shape[self.layer.channel_axis] if self.layer.kind == "depthwise" else self.layer.groups
+        layer = replace(self.layer, shape=shape, groups=groups)
+        return LayerStats(layer, slice_axes(self.weight, cuts), _CutSource(self, cuts))
+
+
+class _CutSource:
+    """Statistics of a whole layer, seen by one that lost channels."""
+
+    def __init__(self, whole: LayerStats, cuts: Mapping[int, Tensor]) -> None:
+        self._whole, self._cuts = whole, cuts
+
+    def gradient_samples(self, layer: Layer) -> Tensor:
+        return slice_axes(self._whole.gradient_samples, {axis + 1: kept for axis, kept in self._cuts.items()})
+
+    def input_mean(self, layer: Layer) -> Tensor:
+        return self._inputs(self._groups(self._whole.input_mean), axes=(1,))
+
+    def input_second_moment(self, layer: Layer) -> Tensor:
+        return self._inputs(self._groups(self._whole.input_second_moment), axes=(1, 2))
+
+    def _groups(self, statistic: Tensor) -> Tensor:
+        """Of a depthwise convolution, each channel has its own."""
+        whole = self._whole.layer
+        is_cut = whole.kind == "depthwise" and whole.channel_axis in self._cuts
+        return statistic[self._cuts[whole.channel_axis]] if is_cut else statistic
+
+    def _inputs(self, statistic: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """The patch entries that belong to the input channels that are left."""
+        kept = self._cuts.get(1 - self._whole.layer.channel_axis)
+        if kept is None:
+            return statistic
+        window = math.prod(self._whole.layer.shape[2:])
+        entries = (kept[:, None] * window + torch.arange(window)).flatten()
+        return slice_axes(statistic, dict.fromkeys(axes, entries))

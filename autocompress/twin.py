@@ -16,13 +16,14 @@ from autocompress.artifact import Artifact
 from autocompress.calibration import Range, fold_factor, module_of, oriented
 from autocompress.candidate import build
 from autocompress.channels import ChannelGroup, ChannelGroups, cut_module, silenced_module
-from autocompress.components import Capabilities, Target
-from autocompress.compress import CompressedLayer, CompressedModel, file_cuts, slice_axes
+from autocompress.components import Capabilities, CompressedLayer, Target
+from autocompress.compress import CompressedModel, file_cuts
 from autocompress.evaluation import snr_db
 from autocompress.graph import BaseGraph, Layer
 from autocompress.placement import place
 from autocompress.policy import Policy
 from autocompress.runner import load_session
+from autocompress.stats import slice_axes
 
 EQUAL_DB = 60.0
 """Two float computations of the same function agree far better than this; a wrong channel does not come near it."""

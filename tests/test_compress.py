@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from autocompress_plugins.moments import GAIN_LIMITS, match_moments
 from torch import Tensor, nn
 from torch.nn import functional
 
 from autocompress.calibration import Calibration
 from autocompress.channels import ChannelGroups
-from autocompress.components import QuantizedTensor
-from autocompress.compress import GAIN_LIMITS, CompressedLayer, LayerDatabase, file_cuts, largest, match_moments, slice_axes
+from autocompress.components import CompressedLayer, QuantizedTensor
+from autocompress.compress import LayerDatabase, file_cuts
 from autocompress.errors import PolicyError
 from autocompress.graph import Layer
 from autocompress.policy import ChannelPolicy, LayerPolicy, Policy
+from autocompress.sparsity import largest
+from autocompress.stats import slice_axes
 from autocompress.testing import make_layer, make_stats
 
 if TYPE_CHECKING:

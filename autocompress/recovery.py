@@ -1,0 +1,121 @@
+"""What a recovery is given: a finalist, the module that computes the same, and the way back from a module to tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.calibration import Calibration
+from autocompress.channels import ChannelGroup
+from autocompress.components import Components, CompressedLayer, Quantizer
+from autocompress.compress import CompressedModel, LayerDatabase, file_cuts
+from autocompress.errors import ModelError
+from autocompress.graph import BaseGraph, export
+from autocompress.policy import LayerPolicy, Policy
+from autocompress.progress import Progress
+from autocompress.stats import LayerStats
+from autocompress.task import Task
+from autocompress.trainable import TrainableModule, constrained
+from autocompress.twin import module_twin
+
+
+@dataclass(frozen=True)
+class Recoverable:
+    """A finalist, and what is needed to make it better.
+
+    Attributes:
+        policy: its decisions; a recovery keeps them.
+        compressed: its tensors.
+        folder: for files that a recovery needs; removed at the end.
+    """
+
+    task: Task
+    graph: BaseGraph
+    groups: Mapping[str, ChannelGroup]
+    components: Components
+    calibration: Calibration
+    database: LayerDatabase
+    policy: Policy
+    compressed: CompressedModel
+    folder: Path
+    seed: int
+    progress: Progress
+
+    def stats(self, layer: str) -> LayerStats:
+        """Calibration statistics of a whole layer of the FP32 model."""
+        return self.calibration.stats(self.graph.layers[layer])
+
+    def cuts(self, layer: str) -> Mapping[int, Tensor]:
+        """Axis of a layer's weight to the indices that are left."""
+        return file_cuts(self.graph, self.groups, self.compressed.kept).get(layer, {})
+
+    def quantizer(self, layer: str) -> Quantizer | None:
+        """What quantizes a layer's weight."""
+        name = self.policy.layers.get(layer, LayerPolicy()).quantizer
+        return None if name is None else self.components.quantizers[name]
+
+    def twin(self) -> nn.Module:
+        """A module that computes what the file computes, quantized activations included; in eval mode."""
+        return self._twin(self.policy, self.compressed)
+
+    def trainable(self, *, activations: bool = True) -> TrainableModule:
+        """A module to fine-tune: channels are cut, removed weights stay 0, weights are used as their grid has them.
+
+        Args:
+            activations: whether activations are rounded as well.
+        """
+        unquantized = _without_quantizers(self.policy)
+        module = self._twin(unquantized, self.database.compress(unquantized))
+        return constrained(self, module, activations=activations)
+
+    def rebuild(self, module: TrainableModule) -> CompressedModel:
+        """The tensors of the file that the fine-tuned module gives: exported, calibrated and compressed by the same policy.
+
+        Raises:
+            ModelError: training changed something that is not a weight or bias of a layer of the file.
+        """
+        task = copy.copy(self.task)
+        task.model = module.finished().eval()
+        graph = export(task.model, task.example_input, self.folder / "recovered.onnx")
+        _check_same(self.graph, graph)
+        calibration = Calibration(task, graph, self.components, self.folder, self.seed)
+        database = LayerDatabase(graph, calibration, self.components, {}, self._masks(graph))
+        compressed = database.compress(replace(self.policy, channels={}))
+        layers = {name: compressed.layers.get(name, _stored(graph, name)) for name in graph.layers}
+        return CompressedModel(layers, compressed.ranges, self.compressed.kept)
+
+    def _twin(self, policy: Policy, compressed: CompressedModel) -> nn.Module:
+        capabilities = self.components.target.capabilities()
+        return module_twin(self.graph, self.task.model, self.groups, policy, compressed, capabilities)
+
+    def _masks(self, graph: BaseGraph) -> dict[str, Tensor]:
+        pruned = [name for name, layer in self.compressed.layers.items() if layer.mask is not None]
+        return {name: torch.from_numpy(graph.initializers[graph.layers[name].weight] != 0) for name in pruned}
+
+
+def _without_quantizers(policy: Policy) -> Policy:
+    layers = {name: replace(layer, quantizer=None, bits=LayerPolicy().bits) for name, layer in policy.layers.items()}
+    return replace(policy, layers=layers)
+
+
+def _stored(graph: BaseGraph, name: str) -> CompressedLayer:
+    """A layer as the graph has it."""
+    layer = graph.layers[name]
+    bias = None if layer.bias is None else torch.from_numpy(graph.initializers[layer.bias].copy())
+    return CompressedLayer(torch.from_numpy(graph.initializers[layer.weight].copy()), bias)
+
+
+def _check_same(original: BaseGraph, recovered: BaseGraph) -> None:
+    """The two graphs must differ in the layers' tensors only, because those are all that is taken over."""
+    if _wiring(original) != _wiring(recovered):
+        raise ModelError("the fine-tuned module exports to another graph than the original; it cannot be taken over")
+
+
+def _wiring(graph: BaseGraph) -> list[tuple[str, ...]]:
+    layers = [(layer.name, layer.node, layer.input, layer.output) for layer in graph.layers.values()]
+    return [*layers, *((op.name, op.op_type, *op.inputs, op.output) for op in graph.ops)]
