@@ -68,7 +68,7 @@ class QuantizedTensor:
             codes = steps.round().clamp(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
         else:
             middles = (self.codebook[1:].float() + self.codebook[:-1].float()) / 2
-            codes = torch.bucketize(steps, middles)
+            codes = torch.bucketize(steps.contiguous(), middles)
         return replace(self, codes=codes.to(self.codes.dtype))
 
     def _spread(self, parameter: Tensor) -> Tensor:
