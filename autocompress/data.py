@@ -18,7 +18,7 @@ from PIL import Image
 from autocompress.errors import ConfigError, DataError
 from autocompress.factories import call_factory
 from autocompress.images import ImageFolder, ImageSettings, check_image_settings, open_image_folder, to_input
-from autocompress.task import Examples
+from autocompress.task import Examples, input_type
 
 REST = -1
 """As a size: all examples that the other sets leave."""
@@ -190,8 +190,8 @@ class _Images:
 
 
 def _examples(name: str, inputs: NDArray[np.generic], targets: NDArray[np.generic]) -> Examples:
-    """Float inputs and, where targets are class numbers, int64 targets: what losses and metrics take."""
-    numbers = inputs.astype(np.float32, copy=False)
+    """Inputs as models take them and, where targets are class numbers, int64 targets: what losses and metrics take."""
+    numbers = inputs.astype(input_type(inputs), copy=False)
     if not np.isfinite(numbers).all():
         raise DataError(f"{name}: inputs contain NaN or infinity; expected finite numbers")
     return Examples(numbers, targets.astype(np.int64) if np.issubdtype(targets.dtype, np.integer) else targets)

@@ -44,7 +44,7 @@ class Evaluator:
         folder.mkdir(parents=True, exist_ok=True)
         for name, examples in task.sets.items():
             np.save(folder / f"{name}.npy", examples.inputs)
-        np.save(folder / "example.npy", task.example_input[:1].numpy().astype(np.float32))
+        np.save(folder / "example.npy", task.example_input[:1].numpy())
         targets = {name: examples.targets for name, examples in task.sets.items()}
         return cls(metric, device, folder, graph.batch or BATCH, targets, {})
 

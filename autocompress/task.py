@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +23,11 @@ class Examples:
     """Examples held in memory. Any prefix is a fair sample when the source shuffled them (files on disk are sorted by class).
 
     Attributes:
-        inputs: float32, shape (N, ...), the model's only input.
+        inputs: float32, or int64 (token ids), shape (N, ...), the model's only input.
         targets: shape (N, ...), as the metric expects them.
     """
 
-    inputs: NDArray[np.float32]
+    inputs: NDArray[Any]
     targets: NDArray[np.generic]
 
     def __len__(self) -> int:
@@ -64,8 +65,14 @@ class Examples:
         return cls(np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs]))
 
 
+def input_type(values: NDArray[Any]) -> type[np.int64] | type[np.float32]:
+    """What a model takes: integers of 32 or 64 bits are numbers of table rows, all else (pixels in 8 bits too) is float32."""
+    return np.int64 if values.dtype.kind in "iu" and values.dtype.itemsize >= 4 else np.float32
+
+
 def _examples(name: str, source: Examples | Iterable[Batch], example: Tensor) -> Examples:
     examples = source if isinstance(source, Examples) and len(source) else Examples.collect(name, source)
+    examples = replace(examples, inputs=examples.inputs.astype(input_type(example.numpy()), copy=False))
     given, expected = examples.inputs.shape[1:], tuple(example.shape[1:])
     if given != expected:
         raise DataError(f"task.{name}: inputs have shape {given}; the example input has {expected}, both without the batch")
@@ -74,7 +81,7 @@ def _examples(name: str, source: Examples | Iterable[Batch], example: Tensor) ->
     return examples
 
 
-def _arrays(name: str, index: int, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
+def _arrays(name: str, index: int, batch: Batch) -> tuple[NDArray[Any], NDArray[np.generic]]:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise DataError(f"task.{name}: batch {index} is {type(batch).__name__}; expected a pair (inputs, targets)")
     inputs, targets = (torch.as_tensor(part).detach().cpu().numpy() for part in batch)
@@ -84,7 +91,7 @@ def _arrays(name: str, index: int, batch: Batch) -> tuple[NDArray[np.float32], N
         )
     if len(inputs) != len(targets):
         raise DataError(f"task.{name}: batch {index} has {len(inputs)} inputs and {len(targets)} targets")
-    return inputs.astype(np.float32, copy=False), targets
+    return inputs, targets
 
 
 @dataclass
@@ -92,13 +99,15 @@ class Task:
     """A compression job in the user's own terms.
 
     Args:
-        model: trained module with one float32 tensor in and one tensor out; put into eval mode.
-        example_input: one input batch, shape (N, ...); latency is measured on its first example.
+        model: trained module with one float32 or int64 tensor in and one tensor out; put into eval mode.
+        example_input: one input batch, shape (N, ...); latency is measured on its first example. Where it holds integers of 32
+            or 64 bits, the inputs of all sets become int64, else float32.
         calibration: batches of (inputs, targets) that ranges, statistics and gradients are computed on.
         search: batches that the search may see.
         report: batches for the final figures, disjoint from `search`.
         metric: registered name of the metric.
         train: optional batches for fine-tuning.
+        teacher: optional module that fine-tuning learns from, of the same inputs and outputs; the model itself by default.
         loss: (outputs, targets) to a scalar tensor, for gradients; cross-entropy by default.
         name: names the study's folder and experiment.
 
@@ -113,15 +122,24 @@ class Task:
     report: Iterable[Batch] | Examples
     metric: str = "accuracy"
     train: Iterable[Batch] | Examples | None = None
+    teacher: nn.Module | None = None
     loss: Loss = nn.functional.cross_entropy
     name: str = "model"
     sets: dict[str, Examples] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.model = self.model.eval().cpu()
+        example = self.example_input.numpy()
+        self.example_input = torch.from_numpy(example.astype(input_type(example), copy=False))
         sources = {"calibration": self.calibration, "search": self.search, "report": self.report}
         self.sets = {name: _examples(name, source, self.example_input) for name, source in sources.items()}
         self._refuse_overlap()
+
+    def training(self) -> Examples | None:
+        """The training examples, read when they are first asked for; None: there are none."""
+        if self.train is not None and not isinstance(self.train, Examples):
+            self.train = _examples("train", self.train, self.example_input)
+        return self.train
 
     def _refuse_overlap(self) -> None:
         """A few equal images occur in public test sets; more than one in a hundred is a mistake in the split."""

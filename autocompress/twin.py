@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -92,7 +91,7 @@ def _fake_quantize(grid: Range) -> Callable[[nn.Module, tuple[Tensor, ...]], tup
     return hook
 
 
-def twin_outputs(twin: nn.Module, inputs: NDArray[np.float32]) -> NDArray[Any]:
+def twin_outputs(twin: nn.Module, inputs: NDArray[Any]) -> NDArray[Any]:
     """Outputs of a module for an array of examples."""
     with torch.no_grad():
         outputs: NDArray[Any] = twin(torch.from_numpy(inputs)).numpy()

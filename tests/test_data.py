@@ -129,6 +129,9 @@ def small():
 
 def generator():
     return arrays()[0], (pair for pair in [])
+
+def numbers(kind):
+    return None, (np.arange(40).reshape(20, 2).astype(kind), np.arange(20) % 2)
 """
 
 
@@ -145,6 +148,15 @@ def test_a_factory_may_return_arrays(sources: str) -> None:
     assert splits.search.inputs.shape == (6, 3)
     assert len(splits.report) == 24
     assert splits.train is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [("int64", "int64"), ("int32", "int64"), ("uint8", "float32"), ("float64", "float32"), ("bool", "float32")],
+)
+def test_token_ids_are_kept_and_all_else_becomes_float32(sources: str, kind: str, kept: str) -> None:
+    splits = load_splits(DataSettings(factory=f"{sources}:numbers", kwargs={"kind": kind}, calibration_size=4, search_size=6))
+    assert splits.search.inputs.dtype == splits.calibration.inputs.dtype == np.dtype(kept)
 
 
 def test_a_factory_may_return_one_set_for_all(sources: str) -> None:

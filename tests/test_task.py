@@ -47,6 +47,27 @@ def test_inputs_become_float32() -> None:
     assert make(calibration=doubles).sets["calibration"].inputs.dtype == np.float32
 
 
+def test_token_ids_stay_integers_in_every_set() -> None:
+    ids = torch.arange(30, dtype=torch.int32).reshape(10, 3)
+    labels = torch.arange(10) % 3
+
+    def part(start: int, stop: int) -> list[tuple[Tensor, Tensor]]:
+        return [(ids[start:stop], labels[start:stop])]
+
+    sets = {"calibration": part(0, 2), "search": part(2, 5), "report": [(ids[5:].float(), labels[5:])]}
+    task = make(model=nn.Embedding(30, 3), example_input=ids[:1], **sets)
+    assert task.example_input.dtype == torch.int64
+    assert {examples.inputs.dtype for examples in task.sets.values()} == {np.dtype(np.int64)}
+    np.testing.assert_array_equal(task.sets["report"].inputs, ids[5:].numpy())
+
+
+def test_pixels_in_bytes_become_float32() -> None:
+    pixels = [(torch.zeros(4, 3, dtype=torch.uint8), torch.zeros(4))]
+    task = make(example_input=pixels[0][0], calibration=pixels)
+    assert task.example_input.dtype == torch.float32
+    assert task.sets["calibration"].inputs.dtype == np.float32
+
+
 def test_model_is_put_into_eval_mode() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Dropout())
     assert not make(model=model.train()).model.training
