@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from autocompress.components import Tracker as Tracker
     from autocompress.compress import CompressedModel as CompressedModel
     from autocompress.errors import AutocompressError as AutocompressError
+    from autocompress.factories import call_factory as call_factory
     from autocompress.graph import Layer as Layer
+    from autocompress.histogram import Histogram as Histogram
     from autocompress.hookspecs import hookimpl as hookimpl
     from autocompress.policy import ChannelPolicy as ChannelPolicy
     from autocompress.policy import LayerPolicy as LayerPolicy
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from autocompress.recovery import Recoverable as Recoverable
     from autocompress.run import search as search
     from autocompress.stats import LayerStats as LayerStats
+    from autocompress.task import Examples as Examples
     from autocompress.task import Task as Task
 
 _HOMES = {
@@ -48,14 +51,16 @@ _HOMES = {
     ),
     "compress": ("CompressedModel",),
     "errors": ("AutocompressError",),
+    "factories": ("call_factory",),
     "graph": ("Layer",),
+    "histogram": ("Histogram",),
     "hookspecs": ("hookimpl",),
     "policy": ("ChannelPolicy", "LayerPolicy", "Policy"),
     "record": ("SearchResult", "StudyContext", "TrialRecord"),
     "recovery": ("Recoverable",),
     "run": ("search",),
     "stats": ("LayerStats",),
-    "task": ("Task",),
+    "task": ("Examples", "Task"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -79,7 +79,8 @@ class Calibration:
     def ranges(self) -> Mapping[str, Range]:
         """Range of each tensor that some policy may quantize."""
         observers, _ = self._observed
-        return {name: Range.of(*observer.range(ACTIVATION_BITS)) for name, observer in observers.items()}
+        found = {name: observer.range(ACTIVATION_BITS) for name, observer in observers.items()}
+        return {name: Range.of(*ends) for name, ends in self._components.observer.joined(found).items()}
 
     def input_mean(self, layer: Layer) -> Tensor:
         """Mean input patch: (groups, d)."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 
 if TYPE_CHECKING:
     import optuna
@@ -67,6 +66,8 @@ class QuantizedTensor:
         if self.codebook is None:
             codes = steps.round().clamp(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
         else:
+            import torch
+
             middles = (self.codebook[1:].float() + self.codebook[:-1].float()) / 2
             codes = torch.bucketize(steps.contiguous(), middles)
         return replace(self, codes=codes.to(self.codes.dtype))
@@ -174,6 +175,10 @@ class Observer(Component):
     @abstractmethod
     def range(self, bits: int) -> tuple[float, float]:
         """(low, high) that `bits` bits shall cover; low <= 0 <= high is enforced by the caller."""
+
+    def joined(self, ranges: Mapping[str, tuple[float, float]]) -> Mapping[str, tuple[float, float]]:
+        """The final (low, high) of each tensor by name, given what each copy found; by default just that."""
+        return ranges
 
 
 class Metric(Component):

@@ -473,19 +473,30 @@ class ObserverContract:
 
     def test_range_is_ordered_and_finite(self, observer: Observer, batches: list[NDArray[np.float32]]) -> None:
         """Low is at most high, for every number of bits."""
-        for bits in (2, 4, 8):
+        for bits in (2, 4, 8, 16):
             low, high = _range(observer, batches, bits)
             assert math.isfinite(low)
             assert math.isfinite(high)
             assert low <= high
 
-    def test_range_covers_most_values(self, observer: Observer, batches: list[NDArray[np.float32]]) -> None:
-        """At 8 bits nine values of ten lie in the range, widened to include 0, or within one step of it."""
-        low, high = _range(observer, batches, 8)
+    @pytest.mark.parametrize("bits", [8, 16])
+    def test_range_covers_most_values(self, observer: Observer, batches: list[NDArray[np.float32]], bits: int) -> None:
+        """Nine values of ten lie in the range, widened to include 0, or within one step of it."""
+        low, high = _range(observer, batches, bits)
         values = np.concatenate([batch.ravel() for batch in batches])
         low, high = min(low, 0.0), max(high, 0.0)
-        step = (high - low) / 255
+        step = (high - low) / (2**bits - 1)
         assert np.mean((values >= low - step) & (values <= high + step)) >= 0.9
+
+    def test_joined_ranges_are_of_the_same_tensors(self, observer: Observer) -> None:
+        """Every tensor keeps a range, ordered and finite, and what was found for each is not written to."""
+        found = {name: _range(observer, [batch.copy() for batch in BATCHES[name]], 8) for name in BATCHES}
+        given = dict(found)
+        joined = observer.joined(given)
+        assert given == found
+        assert list(joined) == list(found)
+        assert all(math.isfinite(low) and math.isfinite(high) and low <= high for low, high in joined.values())
+        assert not observer.joined({})
 
     def test_is_finite_before_any_batch(self, observer: Observer) -> None:
         """A tensor that calibration never reached has a range."""

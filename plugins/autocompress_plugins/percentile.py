@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autocompress import Observer, hookimpl
+from autocompress import Histogram, Observer, hookimpl
 from autocompress.errors import ConfigError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-SAMPLE = 1 << 20
-"""Values counted of each batch, so that large feature maps cost no more than a few milliseconds."""
 
 _HALF = 1 << 15
 
@@ -46,7 +42,7 @@ class Percentile(Observer):
         """Count the values of the batch (any shape)."""
         self._low = min(self._low, float(batch.min(initial=0.0)))
         self._high = max(self._high, float(batch.max(initial=0.0)))
-        patterns = np.ascontiguousarray(_sample(batch), np.float32).view(np.uint32) >> 16
+        patterns = np.ascontiguousarray(Histogram.sampled(batch), np.float32).view(np.uint32) >> 16
         self._counts += np.bincount(patterns, minlength=2 * _HALF)
 
     def range(self, bits: int) -> tuple[float, float]:
@@ -54,14 +50,6 @@ class Percentile(Observer):
         positive, negative = self._counts[:_HALF], self._counts[_HALF:]
         beyond = self._counts.sum() * (1 - self.percentile / 100)
         return max(self._low, -_magnitude(negative, beyond)), min(_magnitude(positive, beyond), self._high)
-
-
-def _sample(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-    """At most `SAMPLE` values at equal distances, which share no factor with the size: all rows and channels take turns."""
-    stride = -(-batch.size // SAMPLE)
-    while math.gcd(stride, batch.size) > 1:
-        stride += 1
-    return batch.reshape(-1)[:: max(stride, 1)]
 
 
 def _magnitude(counts: NDArray[np.int64], beyond: float) -> float:
