@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from autocompress.compress import CompressedModel as CompressedModel
     from autocompress.errors import AutocompressError as AutocompressError
     from autocompress.factories import call_factory as call_factory
+    from autocompress.factories import load_function as load_function
     from autocompress.graph import Layer as Layer
     from autocompress.histogram import Histogram as Histogram
     from autocompress.hookspecs import hookimpl as hookimpl
     from autocompress.policy import ChannelPolicy as ChannelPolicy
     from autocompress.policy import LayerPolicy as LayerPolicy
     from autocompress.policy import Policy as Policy
+    from autocompress.quality import Quality as Quality
     from autocompress.record import SearchResult as SearchResult
     from autocompress.record import StudyContext as StudyContext
     from autocompress.record import TrialRecord as TrialRecord
@@ -51,11 +53,12 @@ _HOMES = {
     ),
     "compress": ("CompressedModel",),
     "errors": ("AutocompressError",),
-    "factories": ("call_factory",),
+    "factories": ("call_factory", "load_function"),
     "graph": ("Layer",),
     "histogram": ("Histogram",),
     "hookspecs": ("hookimpl",),
     "policy": ("ChannelPolicy", "LayerPolicy", "Policy"),
+    "quality": ("Quality",),
     "record": ("SearchResult", "StudyContext", "TrialRecord"),
     "recovery": ("Recoverable",),
     "run": ("search",),
