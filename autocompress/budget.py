@@ -31,7 +31,7 @@ class Measurement:
     """Figures of one file. Ratios and the drop are against the FP32 file; None means that it was not measured.
 
     `accuracy` is the value of the task's metric on `images` examples; `accuracy_drop` is the FP32 file's value on the very
-    same examples minus it (0.01 is one point).
+    same examples minus it, in the metric's own unit (of a share such as top-1 accuracy, 0.01 is one point).
     """
 
     size_bytes: int | None = None
@@ -58,6 +58,9 @@ class Measurement:
 class Budget:
     """Upper limits; None means no limit. Ratios are against the FP32 file in the same runtime.
 
+    `accuracy_drop` is absolute and in the metric's own unit: a fraction for shares (0.01 is one point of accuracy), nats for
+    `kl`, squared units of the target for `squared_error`.
+
     Raises:
         BudgetError: a limit is zero, negative or not finite (`accuracy_drop` may be zero).
     """
@@ -73,10 +76,6 @@ class Budget:
             least = 0.0 if name == "accuracy_drop" else math.ulp(0.0)
             if not math.isfinite(limit) or limit < least:
                 raise BudgetError(f"budget.{name}={limit}: expected a number above zero; leave it out (null) for no limit")
-        if self.accuracy_drop is not None and self.accuracy_drop >= 1:
-            raise BudgetError(
-                f"budget.accuracy_drop={self.accuracy_drop}: expected a fraction below 1 (0.01 is one point of accuracy)"
-            )
 
     def limits(self) -> dict[str, float]:
         """The limits that are set, by name."""
@@ -85,8 +84,8 @@ class Budget:
     def violations(self, measurement: Measurement) -> dict[str, float]:
         """Normalised excess over each set limit: at most 0 is within; 0.1 is ten per cent over.
 
-        A figure that was not measured counts as 0. A drop is normalised by the limit, but at least by one point, so
-        that a limit of zero stays finite.
+        A figure that was not measured counts as 0. A drop is normalised by the limit, but at least by 0.01 (one point of a
+        share), so that a limit of zero stays finite.
         """
         return {name: self._violation(getattr(measurement, name), name, limit) for name, limit in self.limits().items()}
 

@@ -131,8 +131,19 @@ class Pruner(Component):
     def score(self, weight: Tensor, stats: LayerStats) -> Tensor:
         """Importance of each weight: float32, the weight's shape, higher is kept."""
 
+    def channel_score(self, weight: Tensor, stats: LayerStats, axis: int) -> Tensor:
+        """Importance of each slice of the weight along `axis`: float32, shape (weight.shape[axis],), higher is kept.
+
+        A channel is a slice along the channel axis of the layer that gives it, and along the other axis of each layer that
+        reads it. By default the mean of its weights' scores; scores of one layer are compared, so their unit does not matter.
+        """
+        return self.score(weight, stats).movedim(axis, 0).flatten(1).mean(1)
+
     def update(self, weight: Tensor, mask: Tensor, stats: LayerStats) -> Tensor:
-        """The weights that are left, after any compensation; entries where `mask` is False must be 0."""
+        """The weights that are left, after any compensation; entries where `mask` is False must be 0.
+
+        Called for single weights, and for a layer that reads removed channels: the mask is then False for whole inputs.
+        """
         return weight * mask
 
 
@@ -187,8 +198,14 @@ class Metric(Component):
     It is computed from statistics per example, so that subsets, paired intervals and resampling need no second run.
     """
 
-    against_reference: ClassVar[bool] = False
+    against_reference: bool = False
     """Whether `expected` is the FP32 file's output instead of the targets."""
+
+    percent: bool = True
+    """Whether a value is a share, 0 to 1: it is shown in per cent, and its changes in points (0.01 is one point)."""
+
+    class_scores: bool = False
+    """Whether outputs are scores of classes, shape (N, classes): labels and the top choice can be checked then."""
 
     @abstractmethod
     def statistics(self, outputs: Array, expected: Array) -> NDArray[np.float64]:

@@ -21,12 +21,20 @@ def call_factory(setting: str, written: str, arguments: Mapping[str, Any]) -> An
         ConfigError: it cannot be imported, or does not accept the arguments.
             Errors inside the function itself pass through.
     """
-    factory = _resolve(setting, written)
+    factory = load_function(setting, written)
     _check_arguments(setting, written, factory, arguments)
     return factory(**arguments)
 
 
-def _resolve(setting: str, written: str) -> Callable[..., Any]:
+def load_function(setting: str, written: str) -> Callable[..., Any]:
+    """The function that `written` ('module:function') names.
+
+    Args:
+        setting: where it was written, for example 'metric.function.path'; begins every message.
+
+    Raises:
+        ConfigError: it cannot be imported, or is no function.
+    """
     module_name, _, name = written.partition(":")
     if not module_name or not name:
         raise ConfigError(f"{setting}: '{written}' is not a function's address; expected 'module:function'")

@@ -39,7 +39,7 @@ class Histogram:
 
     def values(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Centres of the bins of the given indices; same shape."""
-        return (index + 0.5 - BINS // 2) * self.width
+        return (index.astype(np.float64) + 0.5 - BINS // 2) * self.width
 
     def add(self, batch: NDArray[np.float32]) -> None:
         """Count the values of a batch (any shape)."""

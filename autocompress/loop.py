@@ -11,6 +11,7 @@ from autocompress.budget import Budget
 from autocompress.errors import ConfigError
 from autocompress.policy import Policy, load_policy
 from autocompress.progress import Progress
+from autocompress.quality import Quality
 from autocompress.record import Kind, Objective, TrialRecord
 from autocompress.seeds import seed_policies
 from autocompress.selection import pareto_front, ranked
@@ -32,6 +33,7 @@ class SearchSettings:
         seeds: paths of policies to try first, besides the built-in ones.
         keep: candidates' files that stay: none, pareto (the front of accuracy, latency and size), all.
         finalists: best trials whose files are measured again, longer, before one is chosen.
+        recoverable_drop: loss of accuracy beyond the budget that recoveries for finalists (fine-tuning) may win back.
     """
 
     trials: int = 40
@@ -40,6 +42,7 @@ class SearchSettings:
     seeds: list[str] = field(default_factory=list)
     keep: str = "none"
     finalists: int = 3
+    recoverable_drop: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("trials", "finalists"):
@@ -84,7 +87,7 @@ def run_trials(
         study.enqueue_seed(space.indices(policy))
     records = study.records()
     started_at, start = len(records), time.monotonic()
-    progress.begin_trials()
+    progress.begin_trials(Quality.of(bench.components.metric))
     try:
         while len(records) < settings.trials and not _is_over(start, settings.timeout):
             trial = study.ask()

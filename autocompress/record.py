@@ -10,6 +10,7 @@ from typing import Any, Literal
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Measurement
 from autocompress.policy import Policy
+from autocompress.quality import Quality
 
 State = Literal["complete", "pruned", "failed"]
 Gate = Literal["build", "size", "check", "latency", "accuracy", "done"]
@@ -45,6 +46,7 @@ class StudyContext:
         id: unique in the world; stays the same when the study is resumed.
         name: name of the Optuna study, for people.
         metric: name of the metric that `accuracy` figures are values of.
+        percent: whether its values are shares, 0 to 1.
         model, data, target: what was compressed, on what, for what.
         folder: where results are written.
         baseline: the FP32 file on the search set, latency against itself.
@@ -66,6 +68,12 @@ class StudyContext:
     reference: Artifact
     versions: Mapping[str, str]
     config: Mapping[str, Any] = field(default_factory=dict)
+    percent: bool = True
+
+    @property
+    def quality(self) -> Quality:
+        """How values of the metric are written."""
+        return Quality(self.metric, self.percent)
 
 
 @dataclass(frozen=True)
@@ -153,6 +161,7 @@ class SearchResult:
         drop_upper: upper one-sided 90 % bound of the drop.
         selection_gap: accuracy of best on the search set minus that on the report set.
         reasons: one sentence each, for a person.
+        quality: the metric that accuracies are values of.
     """
 
     status: Status
@@ -175,3 +184,4 @@ class SearchResult:
     device: str
     minimum_runtime: Mapping[str, Any]
     reasons: Sequence[str] = ()
+    quality: Quality = field(default_factory=Quality)

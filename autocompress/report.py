@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from autocompress.progress import points
 from autocompress.record import Final, SearchResult
 
 
@@ -20,6 +19,7 @@ def result_dict(result: SearchResult) -> dict[str, Any]:
     return {
         "status": result.status,
         "objective": result.objective,
+        "metric": result.quality.metric,
         "budget": result.budget.limits(),
         "reasons": list(result.reasons),
         "baseline": _final_dict(result.baseline),
@@ -83,9 +83,10 @@ def table(result: SearchResult) -> str:
     base, best = result.baseline.measurement, result.best.measurement
     assert base.accuracy is not None and best.accuracy is not None and base.latency and best.latency
     assert base.size_bytes and best.size_bytes
+    quality = result.quality
     rows = [
         ("", "FP32", "best", "change"),
-        ("accuracy", f"{base.accuracy:.4f}", f"{best.accuracy:.4f}", f"{points(-result.drop, 2)} points"),
+        (quality.metric, quality.value(base.accuracy), quality.value(best.accuracy), quality.signed(result.drop, 2)),
         (
             "size",
             f"{base.size_bytes:,} B",
@@ -101,8 +102,6 @@ def table(result: SearchResult) -> str:
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    low, high = (100 * bound for bound in result.drop_ci)
-    lines.append(
-        f"drop {100 * result.drop:.2f} points, 95 % interval {low:.2f} to {high:.2f}, on {best.images} report examples"
-    )
+    drop, bounds = quality.difference(result.drop, digits=2), quality.difference(*result.drop_ci, digits=2)
+    lines.append(f"drop {drop}, 95 % interval {bounds}, on {best.images} report examples")
     return "\n".join([f"status: {result.status}", *lines, *result.reasons])

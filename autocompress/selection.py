@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from autocompress.budget import Budget, Measurement
 from autocompress.record import BindingConstraint, Objective, TrialRecord
+
+KNEE = 8.0
+"""One per cent less accuracy is worth as much as eight per cent of size or latency."""
 
 RESOLUTION_DIGITS = 2
 """A trial times for a second or two: closer ratios cannot be told apart, so accuracy decides, then size."""
@@ -14,14 +18,16 @@ RESOLUTION_DIGITS = 2
 def rank(objective: Objective, figures: Measurement) -> tuple[float, ...]:
     """Sort key of a complete measurement: lower is better; latencies within a hundredth of FP32's are a tie.
 
-    For `pareto` the answer is the knee: the point with the smallest product of ratios per accuracy kept.
+    For `pareto` the answer is the knee: the point with the smallest product of ratios, where each share of FP32's accuracy that
+    is lost counts `KNEE` times; a metric whose FP32 value is 0 counts in its own unit.
     """
     accuracy, latency, size = figures.accuracy or 0.0, figures.latency_ratio or 1.0, figures.size_ratio or 1.0
+    drop = figures.accuracy_drop or 0.0
     keys = {
         "accuracy": (-accuracy, latency, size),
         "latency": (round(latency, RESOLUTION_DIGITS), -accuracy, size),
         "size": (size, -accuracy, latency),
-        "pareto": (latency * size / max(accuracy, 1e-9) ** 8,),
+        "pareto": (math.log(latency * size) + KNEE * drop / (abs(accuracy + drop) or 1.0),),
     }
     return keys[objective]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from autocompress.components import Components
 from autocompress.device import TimingSettings
+from autocompress.errors import BudgetError
 from autocompress.loop import Goal, SearchSettings
 from autocompress.space import SpaceSettings
 from autocompress.trial import TrialSettings
@@ -21,6 +22,9 @@ class Settings:
     Attributes:
         folder: where results, the study and the candidates go; the same folder resumes.
         plain: the settings as plain values, for trackers.
+
+    Raises:
+        BudgetError: a drop of 1 or more is allowed for a metric that is a share.
     """
 
     goal: Goal
@@ -31,3 +35,10 @@ class Settings:
     timing: TimingSettings
     folder: Path
     plain: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        drop, metric = self.goal.budget.accuracy_drop, self.components.metric
+        if metric.percent and drop is not None and drop >= 1:
+            raise BudgetError(
+                f"budget.accuracy_drop={drop}: expected a fraction below 1 for metric {metric.name} (0.01 is one point)"
+            )

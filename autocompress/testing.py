@@ -596,6 +596,17 @@ class MetricContract:
         assert math.isfinite(metric.value(statistics[:1]))
         assert metric.value(statistics[::-1]) == pytest.approx(metric.value(statistics))
 
+    def test_value_of_a_resample(self, metric: Metric, outputs: Array, expected: Array) -> None:
+        """Also where some examples are drawn several times and others never, as a bootstrap does."""
+        statistics = metric.statistics(outputs, expected)
+        assert math.isfinite(metric.value(statistics[[0, 0, 0, -1]]))
+        assert metric.value(np.concatenate([statistics, statistics])) == pytest.approx(metric.value(statistics))
+
+    def test_shares_lie_between_0_and_1(self, metric: Metric, outputs: Array, perfect: Array, expected: Array) -> None:
+        """What is shown in per cent is a share."""
+        values = [metric.value(metric.statistics(found, expected)) for found in (outputs, perfect)]
+        assert not metric.percent or all(0 <= value <= 1 for value in values)
+
     def test_larger_is_better(self, metric: Metric, outputs: Array, perfect: Array, expected: Array) -> None:
         """Perfect outputs beat poor ones."""
         best = metric.value(metric.statistics(perfect, expected))

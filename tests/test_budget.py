@@ -9,7 +9,9 @@ from dataclasses import fields, replace
 import pytest
 
 from autocompress import Budget, Latency, Measurement
+from autocompress.config import compose_settings
 from autocompress.errors import BudgetError
+from autocompress.registry import load_registry
 
 LATENCY = Latency(
     median_ms=2.0, p95_ms=2.5, reference_median_ms=4.0, ratio=0.5, ratio_low=0.48, ratio_high=0.53, rounds=40, device="cpu"
@@ -79,10 +81,14 @@ def test_drops_that_mean_nothing_are_refused(limit: float) -> None:
         Budget(accuracy_drop=limit)
 
 
-@pytest.mark.parametrize("limit", [1, 1.5, 100])
-def test_a_drop_in_points_is_refused_with_the_unit(limit: float) -> None:
-    with pytest.raises(BudgetError, match=rf"accuracy_drop={limit}: expected a fraction below 1 \(0\.01 is one point"):
-        Budget(accuracy_drop=limit)
+@pytest.mark.parametrize(("metric", "refused"), [("accuracy", True), ("squared_error", False)])
+def test_a_drop_in_points_is_refused_with_the_unit(metric: str, refused: bool) -> None:
+    overrides = [f"metric={metric}", "budget.accuracy_drop=1.5"]
+    if refused:
+        with pytest.raises(BudgetError, match=r"accuracy_drop=1\.5: expected a fraction below 1 .* \(0\.01 is one point\)"):
+            compose_settings(overrides, load_registry())
+    else:
+        assert compose_settings(overrides, load_registry()).goal.budget.accuracy_drop == 1.5
 
 
 @pytest.mark.parametrize("measured", [MEASURED, replace(MEASURED, latency=None), Measurement(), Measurement(size_bytes=5)])

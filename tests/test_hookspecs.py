@@ -18,6 +18,7 @@ from autocompress import (
     Pruner,
     QuantizedTensor,
     Quantizer,
+    Recovery,
     Sampler,
     SearchResult,
     StudyContext,
@@ -51,6 +52,11 @@ class AnyPruner(Pruner):
 
     def score(self, weight: Any, stats: Any) -> Any:
         raise NotImplementedError
+
+
+@dataclass
+class AnyRecovery(Recovery):
+    name = "any"
 
 
 @dataclass
@@ -125,6 +131,10 @@ class Everything:
         return [AnyPruner]
 
     @hookimpl
+    def autocompress_recoveries(self) -> list[type[Recovery]]:
+        return [AnyRecovery]
+
+    @hookimpl
     def autocompress_observers(self) -> list[type[Observer]]:
         return [AnyObserver]
 
@@ -167,7 +177,7 @@ def test_hook_is_exercised_below(name: str) -> None:
 
 
 def test_every_kind_of_component_has_its_hook() -> None:
-    assert len(HOOKS) == len(KINDS) + len(EVENTS) == 10
+    assert len(HOOKS) == len(KINDS) + len(EVENTS) == 11
 
 
 def test_every_hook_that_brings_components_is_asked() -> None:
@@ -177,6 +187,7 @@ def test_every_hook_that_brings_components_is_asked() -> None:
     assert found == {
         "quantizer": AnyQuantizer,
         "pruner": AnyPruner,
+        "recover": AnyRecovery,
         "observer": AnyObserver,
         "metric": AnyMetric,
         "target": AnyTarget,

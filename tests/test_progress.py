@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from autocompress import ChannelPolicy, Measurement, Policy, TrialRecord
+from autocompress import ChannelPolicy, Measurement, Policy, Quality, TrialRecord
 from autocompress.progress import Progress, describe, describe_policy
 from autocompress.record import LayerRow
 
 FIGURES = Measurement(latency_ratio=0.412, size_ratio=0.2715, accuracy=0.9, accuracy_drop=0.0034)
+SHARE = Quality()
 
 
 class Terminal(io.StringIO):
@@ -26,10 +27,11 @@ def record(number: int, state: str = "complete") -> TrialRecord:
 
 
 def test_figures_in_words() -> None:
-    assert describe(FIGURES) == "0.41x latency, 0.272x size, accuracy 0.9000 (-0.3 points)"
-    assert describe(Measurement(accuracy=0.5, accuracy_drop=-0.01)) == "accuracy 0.5000 (+1.0 points)"
-    assert describe(Measurement(accuracy=0.5, accuracy_drop=0.0001)) == "accuracy 0.5000 (+0.0 points)"
-    assert describe(Measurement()) == ""
+    assert describe(FIGURES, SHARE) == "0.41x latency, 0.272x size, accuracy 90.00% (-0.3 points)"
+    assert describe(Measurement(accuracy=0.5, accuracy_drop=-0.01), SHARE) == "accuracy 50.00% (+1.0 points)"
+    assert describe(Measurement(accuracy=0.5, accuracy_drop=0.0001), SHARE) == "accuracy 50.00% (+0.0 points)"
+    assert describe(Measurement(accuracy=-0.25, accuracy_drop=0.01), Quality("kl", percent=False)) == "kl -0.25 (-0.01)"
+    assert describe(Measurement(), SHARE) == ""
 
 
 def test_policy_in_words() -> None:
@@ -62,12 +64,21 @@ def test_a_stage_is_announced_and_rewritten_on_a_terminal() -> None:
 def test_trials_with_the_best_so_far() -> None:
     stream = io.StringIO()
     progress = Progress(stream)
-    progress.begin_trials()
+    progress.begin_trials(SHARE)
     progress.trial(record(7, "pruned"), done=2, started_at=1, total=4, best=None)
     progress.trial(record(8), done=3, started_at=1, total=4, best=record(8))
     first, second = stream.getvalue().splitlines()
     assert first.startswith("[2/4] t0007 -: pruned at latency | nothing within the budget yet | ")
-    assert second.startswith("[3/4] t0008 -: 0.41x latency, 0.272x size, accuracy 0.9000 (-0.3 points) | best t0008: 0.41x")
+    assert second.startswith("[3/4] t0008 -: 0.41x latency, 0.272x size, accuracy 90.00% (-0.3 points) | best t0008: 0.41x")
+
+
+def test_trials_are_told_in_the_metrics_own_unit() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress.begin_trials(Quality("cosine", percent=False))
+    progress.trial(record(8), done=3, started_at=1, total=4, best=record(8))
+    assert stream.getvalue().count("cosine 0.9 (-0.0034)") == 2
+    assert "point" not in stream.getvalue()
 
 
 def test_time_left_counts_only_the_trials_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +87,7 @@ def test_time_left_counts_only_the_trials_of_this_run(monkeypatch: pytest.Monkey
     stream = io.StringIO()
     progress = Progress(stream)
     clock[0] = 1000.0  # a long preparation
-    progress.begin_trials()
+    progress.begin_trials(SHARE)
     clock[0] = 1060.0
     progress.trial(record(31), done=32, started_at=30, total=40, best=None)
     assert stream.getvalue().endswith(" | 4.0 min left\n")  # two trials took a minute, eight are left
@@ -85,7 +96,7 @@ def test_time_left_counts_only_the_trials_of_this_run(monkeypatch: pytest.Monkey
 def test_no_time_is_left_at_the_end() -> None:
     stream = io.StringIO()
     progress = Progress(stream)
-    progress.begin_trials()
+    progress.begin_trials(SHARE)
     progress.trial(record(3), done=4, started_at=0, total=4, best=None)
     assert stream.getvalue().endswith(" | 0.0 min left\n")
 

@@ -18,6 +18,7 @@ class Accuracy(Metric):
     """Share of examples whose largest output is the target's: 0 to 1."""
 
     name = "accuracy"
+    class_scores = True
 
     def statistics(self, outputs: NDArray[np.generic], expected: NDArray[np.generic]) -> NDArray[np.float64]:
         """1 where the prediction is right, else 0; shape (N,).

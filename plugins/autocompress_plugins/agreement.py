@@ -19,6 +19,7 @@ class Agreement(Metric):
 
     name = "agreement"
     against_reference = True
+    class_scores = True
 
     def statistics(self, outputs: NDArray[np.generic], expected: NDArray[np.generic]) -> NDArray[np.float64]:
         """1 where both agree, else 0; shape (N,).

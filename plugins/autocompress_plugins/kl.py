@@ -22,6 +22,8 @@ class Kl(Metric):
 
     name = "kl"
     against_reference = True
+    percent = False
+    class_scores = True
 
     def statistics(self, outputs: NDArray[np.generic], expected: NDArray[np.generic]) -> NDArray[np.float64]:
         """-sum_c p_c (log p_c - log q_c) of each example, with p from the FP32 file and q from this one; shape (N,).

@@ -18,6 +18,7 @@ class Top5(Metric):
     """Share of examples whose target is among the five largest outputs: 0 to 1."""
 
     name = "top5"
+    class_scores = True
 
     def statistics(self, outputs: NDArray[np.generic], expected: NDArray[np.generic]) -> NDArray[np.float64]:
         """1 where the target is among the five, else 0; shape (N,).

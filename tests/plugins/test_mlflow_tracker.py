@@ -21,7 +21,6 @@ import pytest
 import sqlalchemy
 from autocompress_plugins.mlflow_tracker import MlflowTracker, autocompress_trackers
 from autocompress_plugins.mlflow_tracker.answer import note
-from autocompress_plugins.mlflow_tracker.quality import Quality
 from autocompress_plugins.mlflow_tracker.store import Store
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
@@ -489,12 +488,12 @@ def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study
     ],
 )
 def test_the_note_begins_with_the_answer(study: StudyContext, model: Artifact, status: Status, answer: str) -> None:
-    assert note(study, result_of(study, model, status=status), Quality.of(study)).startswith(answer)
+    assert note(study, result_of(study, model, status=status), study.quality).startswith(answer)
 
 
 def test_another_metric_keeps_its_own_unit(root: Path, client: MlflowClient, study: StudyContext, model: Artifact) -> None:
     baseline, best = replace(BASELINE, accuracy=-0.5), replace(BASELINE, accuracy=-0.5123)
-    kl = replace(study, metric="kl", baseline=baseline)
+    kl = replace(study, metric="kl", percent=False, baseline=baseline)
     finals = {"baseline": Final(model, baseline, (-0.6, -0.4)), "best": Final(model, best, (-0.6, -0.4))}
     result = result_of(kl, model, drop=0.0123, drop_ci=(-0.001, 0.02), records=[], best_trial=None, **finals)
     track(root, kl, []).autocompress_search_finished(result)
@@ -505,23 +504,6 @@ def test_another_metric_keeps_its_own_unit(root: Path, client: MlflowClient, stu
     assert "than FP32, kl 0.0123 lower.**" in text and "| kl | -0.5 | -0.5123 | 0.0123 lower |" in text
     assert "the drop is -0.001 to 0.02 (95 % interval)" in text
     assert "point" not in text and "%" not in text.replace("95 %", "")
-
-
-@pytest.mark.parametrize(
-    ("metric", "baseline", "value", "change"),
-    [
-        ("accuracy", 0.9, "88.1%", "0.5 points lower"),
-        ("top5", 0.9, "88.1%", "0.5 points lower"),
-        ("decoder_agreement", 1.0, "88.1%", "0.5 points lower"),
-        ("accuracy", 90.0, "0.881", "0.005 lower"),
-        ("kl", 0.0, "0.881", "0.005 lower"),
-        ("psnr", 0.9, "0.881", "0.005 lower"),
-    ],
-)
-def test_only_shares_are_percentages(study: StudyContext, metric: str, baseline: float, value: str, change: str) -> None:
-    quality = Quality.of(replace(study, metric=metric, baseline=replace(BASELINE, accuracy=baseline)))
-    assert (quality.value(0.881), quality.change(0.005)) == (value, change)
-    assert (quality.change(-0.005), quality.change(0.0)) == (change.replace("lower", "higher"), "unchanged")
 
 
 def test_the_person_is_told_where_to_look(root: Path, study: StudyContext, model: Artifact) -> None:

@@ -25,6 +25,11 @@ COMPONENTS = {
     "top5": [("metric", "top5")],
     "agreement": [("metric", "agreement")],
     "kl": [("metric", "kl")],
+    "f1": [("metric", "f1")],
+    "mean_iou": [("metric", "mean_iou")],
+    "squared_error": [("metric", "squared_error")],
+    "cosine": [("metric", "cosine")],
+    "function": [("metric", "function")],
     "tpe": [("sampler", "tpe")],
     "random_search": [("sampler", "random")],
 }

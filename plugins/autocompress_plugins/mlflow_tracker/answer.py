@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autocompress import Budget, SearchResult, StudyContext
-    from autocompress_plugins.mlflow_tracker.quality import Quality
+    from autocompress import Budget, Quality, SearchResult, StudyContext
 
 
 def note(study: StudyContext, result: SearchResult, quality: Quality) -> str:

@@ -13,8 +13,7 @@ from autocompress.policy import FLOAT_BITS
 from autocompress.record import LayerRow, State
 
 if TYPE_CHECKING:
-    from autocompress import SearchResult, StudyContext
-    from autocompress_plugins.mlflow_tracker.quality import Quality
+    from autocompress import Quality, SearchResult, StudyContext
 
 BASELINE, FINAL = "baseline", "final"
 LAYER_TABLE = "layers.json"
@@ -53,7 +52,7 @@ def key(record: TrialRecord) -> str:
 def run_name(record: TrialRecord, quality: Quality) -> str:
     """Sorts by trial and speaks: `t0042 4.7b s35 0.41x accuracy 88.1%` is number, bits, sparsity, latency and the metric."""
     measured, bits, sparsity = record.measurement, _mean(record.layers, "bits"), _mean(record.layers, "sparsity") or 0.0
-    score = "" if measured.accuracy is None else f"{quality.metric} {quality.value(measured.accuracy)}"
+    score = "" if measured.accuracy is None else f"{quality.metric} {quality.value(measured.accuracy, 1)}"
     parts = [
         record.kind if record.kind in (BASELINE, FINAL) else f"t{record.number:04d}",
         None if bits is None else f"{bits:.1f}b",

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from autocompress_plugins.mlflow_tracker import entries
 from autocompress_plugins.mlflow_tracker.answer import limits, note
 from autocompress_plugins.mlflow_tracker.model import log_model
-from autocompress_plugins.mlflow_tracker.quality import Quality
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,7 +47,7 @@ class RunTree:
 
     def __init__(self, store: Store, run: Run, study: StudyContext) -> None:
         self._store, self._client, self._study = store, store.client, study
-        self._quality = Quality.of(study)
+        self._quality = study.quality
         self._experiment_id, self._run_id = str(run.info.experiment_id), str(run.info.run_id)
         self._last_start_ms: int = run.info.start_time
         self._logged: set[str] = set()
