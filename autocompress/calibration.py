@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from autocompress.components import Components, Observer
 from autocompress.errors import ModelError
-from autocompress.graph import BaseGraph, Layer, save
+from autocompress.graph import EMBEDDING, TRANSPOSED, BaseGraph, Layer, save
 from autocompress.placement import quantizable
 from autocompress.runner import load_session
 from autocompress.stats import LayerStats
@@ -83,18 +84,26 @@ class Calibration:
         return {name: Range.of(*ends) for name, ends in self._components.observer.joined(found).items()}
 
     def input_mean(self, layer: Layer) -> Tensor:
-        """Mean input patch: (groups, d)."""
+        """Mean input patch: (groups, d); zeros for an embedding."""
+        if layer.kind == EMBEDDING:
+            return torch.zeros(1, layer.shape[1])
         moments = self._observed[1][layer.name]
         return moments.total / moments.count
 
     def input_second_moment(self, layer: Layer) -> Tensor:
-        """Mean of x x^T over input patches: (groups, d, d)."""
+        """Mean of x x^T over input patches: (groups, d, d); the identity for an embedding."""
+        if layer.kind == EMBEDDING:
+            return torch.eye(layer.shape[1])[None]
         moments = self._observed[1][layer.name]
         return moments.square / moments.count
 
     def gradient_samples(self, layer: Layer) -> Tensor:
         """Gradients with respect to the folded weight: (R, *layer.shape)."""
         return self._gradients[layer.name]
+
+    def gradient_examples(self) -> int:
+        """Examples that each gradient sample is the mean over."""
+        return min(GRADIENT_BATCH, len(self._task.sets["calibration"]))
 
     @cached_property
     def _observed(self) -> tuple[dict[str, Observer], dict[str, _Moments]]:
@@ -105,7 +114,8 @@ class Calibration:
             for name, observer in observers.items():
                 observer.update(values[name])
             for layer in self._graph.layers.values():
-                self._add_moments(moments, layer, values[layer.input])
+                if layer.kind != EMBEDDING:
+                    self._add_moments(moments, layer, values[layer.input])
         return observers, moments
 
     def _activations(self, names: tuple[str, ...]) -> Iterator[dict[str, NDArray[np.float32]]]:
@@ -131,12 +141,12 @@ class Calibration:
     def _gradients(self) -> dict[str, Tensor]:
         modules = {name: module_of(self._task.model, name) for name in self._graph.layers}
         samples: dict[str, list[Tensor]] = {name: [] for name in modules}
-        for inputs, targets in self._resamples():
-            self._task.model.zero_grad(set_to_none=True)
-            self._task.loss(self._task.model(inputs), targets).backward()  # type: ignore[no-untyped-call]
-            for name, module in modules.items():
-                samples[name].append(oriented(_gradient(module), self._graph.layers[name], module))
-        self._task.model.zero_grad(set_to_none=True)
+        with _all_trainable(self._task.model) as model:
+            for inputs, targets in self._resamples():
+                model.zero_grad(set_to_none=True)
+                self._task.loss(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+                for name, module in modules.items():
+                    samples[name].append(oriented(_gradient(module), self._graph.layers[name], module))
         return {name: _unfolded(torch.stack(found), self._fold(name, modules[name])) for name, found in samples.items()}
 
     def _resamples(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -144,7 +154,7 @@ class Calibration:
         examples = self._task.sets["calibration"]
         random = np.random.default_rng(self._seed)
         for _ in range(GRADIENT_SAMPLES):
-            chosen = random.integers(len(examples), size=min(GRADIENT_BATCH, len(examples)))
+            chosen = random.integers(len(examples), size=self.gradient_examples())
             yield torch.from_numpy(examples.inputs[chosen]), torch.from_numpy(examples.targets[chosen])
 
     def _fold(self, name: str, module: torch.nn.Module) -> Tensor:
@@ -152,6 +162,19 @@ class Calibration:
         layer = self._graph.layers[name]
         factor = fold_factor(layer, torch.from_numpy(self._graph.initializers[layer.weight].copy()), module)
         return factor.reshape([-1 if axis == layer.channel_axis else 1 for axis in range(len(layer.shape))])
+
+
+@contextmanager
+def _all_trainable(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The model with gradients for every parameter: a frozen layer is compressed like any other."""
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    model.requires_grad_(True)
+    try:
+        yield model
+    finally:
+        model.zero_grad(set_to_none=True)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def _unfolded(gradients: Tensor, factor: Tensor) -> Tensor:
@@ -235,11 +258,31 @@ def sample_patches(values: Tensor, layer: Layer) -> Tensor:
     """
     if layer.kind == "linear":
         return values.reshape(1, -1, values.shape[-1])
+    if layer.kind == TRANSPOSED:
+        return _mirrored(sample_patches(*_as_convolution(values, layer)), layer)
     padded = functional.pad(values, _torch_pads(layer.pads)) if any(layer.pads) else values
     columns = padded.flatten(2).index_select(2, _places(padded.shape[2:], layer).flatten())  # (N, channels, n * window)
     window = math.prod(layer.shape[2:])
     columns = columns.reshape(len(values), layer.groups, -1, columns.shape[2] // window, window)
     return columns.permute(1, 0, 3, 2, 4).reshape(layer.groups, -1, columns.shape[2] * window)
+
+
+def _as_convolution(values: Tensor, layer: Layer) -> tuple[Tensor, Layer]:
+    """A transposed convolution is a plain one with a mirrored window over its input, spread by zeros."""
+    spread = values
+    for axis, stride in enumerate(layer.strides, start=2):
+        length = (spread.shape[axis] - 1) * stride + 1
+        wide = spread.new_zeros(*spread.shape[:axis], length, *spread.shape[axis + 1 :])
+        spread = wide.index_copy_(axis, torch.arange(0, length, stride), spread)
+    reach = [dilation * (size - 1) for size, dilation in zip(layer.shape[2:], layer.dilations, strict=True)]
+    pads = tuple(extent - cut for extent, cut in zip([*reach, *reach], layer.pads, strict=True))
+    return spread, dataclasses.replace(layer, kind="conv2d", strides=(1,) * len(layer.strides), pads=pads)
+
+
+def _mirrored(patches: Tensor, layer: Layer) -> Tensor:
+    """Reverse each window: patches of shape (groups, n, channels * window)."""
+    windows = patches.reshape(*patches.shape[:2], -1, math.prod(layer.shape[2:]))
+    return windows.flip(-1).flatten(2)
 
 
 def _torch_pads(pads: tuple[int, ...]) -> list[int]:

@@ -21,12 +21,17 @@ from numpy.typing import NDArray
 
 from autocompress.errors import ExportError
 from autocompress.normalize import normalize
+from autocompress.sequences import sizes
 
 OPSET = 21
 """First opset with INT4 tensors."""
 
 ACTIVATIONS = frozenset({"Relu", "Clip"})
+EMBEDDING = "embedding"
+TRANSPOSED = "conv_transpose"
 _CONVOLUTIONS = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
+_WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
+"""Operators that can be a layer, and the position of their weight among the inputs."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,18 @@ class Layer:
 
     Attributes:
         name: path of the module, as in the weight's name.
-        kind: conv1d, conv2d, conv3d, depthwise or linear.
+        kind: conv1d, conv2d, conv3d, depthwise, conv_transpose, linear or embedding.
         node: name of the operator in the graph.
         weight, bias: names of the initializers; bias None: there is none.
         shape: shape of the weight.
-        channel_axis: axis of the output channels in the weight.
+        channel_axis: axis of the output channels in the weight; of an embedding, of the rows that it looks up.
         groups: groups of a convolution, else 1.
-        macs: multiply-accumulates for one example.
-        input: the activation tensor that it reads.
+        macs: multiply-accumulates for one example; an embedding has none.
+        input: the activation tensor that it reads; of an embedding, the integers that number the rows.
         output: the tensor that it gives, after an activation that folds into it.
         strides, dilations: of a convolution, one for each axis of space.
-        pads: of a convolution, zeros before each axis of space, then after each.
+        pads: of a convolution, zeros before each axis of space, then after each; of a transposed one, what is cut off its
+            result there, negative where it is extended.
     """
 
     name: str
@@ -72,6 +78,11 @@ class Layer:
     def channels(self) -> int:
         """Number of output channels."""
         return self.shape[self.channel_axis]
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """The float tensors that it reads: its input, unless it looks up rows."""
+        return () if self.kind == EMBEDDING else (self.input,)
 
 
 @dataclass(frozen=True)
@@ -140,7 +151,7 @@ class BaseGraph:
     @cached_property
     def tensors(self) -> tuple[str, ...]:
         """Activation tensors that layers and operators read or give."""
-        touched = [name for layer in self.layers.values() for name in (layer.input, layer.output)]
+        touched = [name for layer in self.layers.values() for name in (*layer.activations, layer.output)]
         touched += [name for op in self.ops for name in (*op.inputs, op.output)]
         return tuple(dict.fromkeys(touched))
 
@@ -155,9 +166,9 @@ def export(model: torch.nn.Module, example_input: torch.Tensor, path: Path) -> B
     """
     exported, batch = _export_any_batch(model.eval(), example_input)
     _check_ends(model, exported)
+    _name_transposed(model, exported)
     normalize(exported)
     _strip(exported)
-    _name_transposed(model, exported)
     _rename(exported)
     save(exported, path)
     return read(path, exported, batch)
@@ -339,13 +350,19 @@ def _output(node: ir.Node, absorbed: dict[str, ir.Node]) -> str:
 
 
 def _weight(node: ir.Node) -> ir.Value | None:
-    if node.op_type not in {"Conv", "Gemm", "MatMul"} or len(node.inputs) < 2:
+    """The weight of an operator that is a layer.
+
+    A grouped transposed convolution is none: the axis that has a scale for each channel would run across its groups.
+    """
+    if node.op_type not in _WEIGHT_INPUT or len(node.inputs) < 2:
         return None
-    weight = node.inputs[1]
-    usable = weight is not None and _is_own_parameter(weight)
-    transposed = node.op_type == "Gemm" and _integer(node, "transA")
-    rank = len(weight.shape or ()) if weight is not None else 0
-    return weight if usable and not transposed and (node.op_type == "Conv" or rank == 2) else None
+    weight = node.inputs[_WEIGHT_INPUT[node.op_type]]
+    odd = {"Gemm": ("transA", 0), "Gather": ("axis", 0), "ConvTranspose": ("group", 1)}
+    name, usual = odd.get(node.op_type, ("", 0))
+    if weight is None or not _is_own_parameter(weight) or (name and node.attributes.get_int(name, usual) != usual):
+        return None
+    matrix = len(weight.shape or ()) == 2
+    return weight if matrix or node.op_type in {"Conv", "ConvTranspose"} else None
 
 
 def _is_own_parameter(value: ir.Value) -> bool:
@@ -354,8 +371,8 @@ def _is_own_parameter(value: ir.Value) -> bool:
 
 
 def _layer(node: ir.Node, absorbed: dict[str, ir.Node]) -> Layer:
-    weight = _weight(node)
-    assert weight is not None and node.inputs[0] is not None
+    weight, source = _weight(node), node.inputs[1 if node.op_type == "Gather" else 0]
+    assert weight is not None and source is not None
     shape = constant(weight).shape
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     groups = node.attributes.get_int("group", 1) or 1
@@ -369,27 +386,30 @@ def _layer(node: ir.Node, absorbed: dict[str, ir.Node]) -> Layer:
         channel_axis=_channel_axis(node),
         groups=groups,
         macs=_macs(node, shape),
-        input=str(node.inputs[0].name),
+        input=str(source.name),
         output=_output(node, absorbed),
         **_geometry(node, len(shape) - 2),
     )
 
 
 def _geometry(node: ir.Node, axes: int) -> dict[str, tuple[int, ...]]:
-    if node.op_type != "Conv":
+    if node.op_type not in {"Conv", "ConvTranspose"}:
         return {}
     defaults = {"strides": (1,) * axes, "dilations": (1,) * axes, "pads": (0,) * (2 * axes)}
-    return {name: tuple(node.attributes.get_ints(name, default)) for name, default in defaults.items()}
+    found = {name: tuple(node.attributes.get_ints(name, default)) for name, default in defaults.items()}
+    extended = (0,) * axes + tuple(node.attributes.get_ints("output_padding", (0,) * axes))
+    return found | {"pads": tuple(size - more for size, more in zip(found["pads"], extended, strict=True))}
 
 
 def _kind(node: ir.Node, shape: Sequence[int], groups: int) -> str:
-    if node.op_type != "Conv":
-        return "linear"
+    kinds = {"Gather": EMBEDDING, "ConvTranspose": TRANSPOSED, "Gemm": "linear", "MatMul": "linear"}
+    if node.op_type in kinds:
+        return kinds[node.op_type]
     return "depthwise" if groups > 1 and shape[1] == 1 else _CONVOLUTIONS.get(len(shape), "conv")
 
 
 def _channel_axis(node: ir.Node) -> int:
-    if node.op_type == "Conv":
+    if node.op_type in {"Conv", "Gather"}:
         return 0
     return 0 if node.op_type == "Gemm" and _integer(node, "transB") else 1
 
@@ -401,9 +421,18 @@ def _integer(node: ir.Node, attribute: str) -> int:
 
 def _macs(node: ir.Node, shape: Sequence[int]) -> int:
     """Weights times the positions that each is used at, for one example."""
-    positions = list(node.outputs[0].shape or ())[1:]
-    spatial = positions[1:] if node.op_type == "Conv" else positions[:-1]
-    return math.prod(shape) * math.prod(size if isinstance(size, int) else 1 for size in spatial)
+    return 0 if node.op_type == "Gather" else math.prod(shape) * math.prod(size or 1 for size in _positions(node))
+
+
+def _positions(node: ir.Node) -> list[int | None]:
+    """Lengths of the axes along which a weight is used again and again; a `Flatten` may have joined some with the batch."""
+    if node.op_type == "ConvTranspose":  # the whole weight, at each place of the input
+        return sizes(node.inputs[0])[2:]
+    if node.op_type == "Conv":
+        return sizes(node.outputs[0])[2:]
+    before = node.inputs[0].producer() if node.inputs[0] is not None else None
+    joined = before is not None and before.op_type == "Flatten"
+    return sizes(before.inputs[0])[1 : _integer(before, "axis")] if before and joined else sizes(node.outputs[0])[1:-1]
 
 
 def _op(node: ir.Node, absorbed: dict[str, ir.Node]) -> Op:

@@ -6,9 +6,12 @@ import math
 
 import onnx_ir as ir
 
+from autocompress.sequences import join_biases
+
 
 def normalize(model: ir.Model) -> None:
     """Apply every rewrite in place."""
+    join_biases(model)
     for node in list(model.graph):
         if node.op_type == "Reshape" and _flattens(node):
             _replace(model, node, [("Flatten", {"axis": 1})])

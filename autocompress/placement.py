@@ -53,7 +53,7 @@ def is_integer(policy: Policy, layer: str) -> bool:
 def quantizable(graph: BaseGraph, capabilities: Capabilities) -> tuple[str, ...]:
     """Tensors that some policy may quantize: those need a range."""
     ops = [op for op in graph.ops if op.op_type in capabilities.integer_ops | capabilities.passthrough_ops]
-    names = [name for layer in graph.layers.values() for name in (layer.input, layer.output)]
+    names = [name for layer in graph.layers.values() for name in (*layer.activations, layer.output)]
     return tuple(dict.fromkeys([*names, *(name for op in ops for name in (*op.inputs, op.output))]))
 
 

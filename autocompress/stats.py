@@ -19,6 +19,9 @@ class StatsSource(Protocol):
     def gradient_samples(self, layer: Layer) -> Tensor:
         """Gradients of the loss with respect to the weight under resampled calibration batches: (R, *layer.shape)."""
 
+    def gradient_examples(self) -> int:
+        """Examples that each gradient sample is the mean over."""
+
     def input_mean(self, layer: Layer) -> Tensor:
         """Mean of the input patches: (groups, d), where d is the number of inputs of one output."""
 
@@ -52,19 +55,58 @@ class LayerStats:
         return self._source.gradient_samples(self.layer)
 
     @property
+    def gradient_examples(self) -> int:
+        """Examples that each of the gradient samples is the mean over."""
+        return self._source.gradient_examples()
+
+    @property
     def gradient(self) -> Tensor:
         """Mean gradient on the calibration set, shape of the weight."""
         return self.gradient_samples.mean(dim=0)
 
     @property
     def input_mean(self) -> Tensor:
-        """Mean input patch, shape (groups, d) with d = weight entries of one output channel."""
+        """Mean input patch, shape (groups, d) with d = weight entries of one output channel; zeros for an embedding."""
         return self._source.input_mean(self.layer)
 
     @property
     def input_second_moment(self) -> Tensor:
-        """Mean of x x^T over input patches, shape (groups, d, d)."""
+        """Mean of x x^T over input patches, shape (groups, d, d).
+
+        An embedding multiplies nothing: it has the identity, so that an error counts the same in each entry of a row.
+        """
         return self._source.input_second_moment(self.layer)
+
+    @property
+    def input_square(self) -> Tensor:
+        """Mean of x^2 of the input that each weight multiplies, shape of the weight."""
+        return self._by_weight(self.input_second_moment.diagonal(dim1=1, dim2=2))
+
+    @property
+    def input_variance(self) -> Tensor:
+        """Variance of the input that each weight multiplies, shape of the weight."""
+        return (self.input_square - self._by_weight(self.input_mean).square()).clamp_min(0.0)
+
+    def output_square(self, weight: Tensor) -> Tensor:
+        """Mean square that a weight of the layer's shape gives each output channel, without bias: shape (channels,)."""
+        return self._quadratic(weight, self.input_second_moment)
+
+    def output_variance(self, weight: Tensor) -> Tensor:
+        """Variance that a weight of the layer's shape gives each output channel: shape (channels,)."""
+        mean = self.input_mean
+        return self._quadratic(weight, self.input_second_moment - mean[:, :, None] * mean[:, None, :]).clamp_min(0.0)
+
+    def _quadratic(self, weight: Tensor, moments: Tensor) -> Tensor:
+        """The value w M w^T of each output channel with its group's moments M (groups, d, d)."""
+        rows = weight.movedim(self.layer.channel_axis, 0).flatten(1)
+        grouped = rows.reshape(len(moments), len(rows) // len(moments), rows.shape[1])
+        return ((grouped @ moments) * grouped).sum(2).flatten()
+
+    def _by_weight(self, inputs: Tensor) -> Tensor:
+        """Figures of inputs (groups, d), for each weight that reads them: the weight's shape."""
+        moved = self.weight.movedim(self.layer.channel_axis, 0)
+        rows = inputs.repeat_interleave(len(moved) // len(inputs), dim=0)
+        return rows.reshape(moved.shape).movedim(0, self.layer.channel_axis)
 
     def cut(self, cuts: Mapping[int, Tensor]) -> LayerStats:
         """The statistics of what is left of the layer.
@@ -85,6 +127,9 @@ class _CutSource:
 
     def __init__(self, whole: LayerStats, cuts: Mapping[int, Tensor]) -> None:
         self._whole, self._cuts = whole, cuts
+
+    def gradient_examples(self) -> int:
+        return self._whole.gradient_examples
 
     def gradient_samples(self, layer: Layer) -> Tensor:
         return slice_axes(self._whole.gradient_samples, {axis + 1: kept for axis, kept in self._cuts.items()})

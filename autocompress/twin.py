@@ -18,7 +18,7 @@ from autocompress.channels import ChannelGroup, ChannelGroups, cut_module, silen
 from autocompress.components import Capabilities, CompressedLayer, Target
 from autocompress.compress import CompressedModel, file_cuts
 from autocompress.evaluation import snr_db
-from autocompress.graph import BaseGraph, Layer
+from autocompress.graph import EMBEDDING, BaseGraph, Layer
 from autocompress.placement import place
 from autocompress.policy import Policy
 from autocompress.runner import load_session
@@ -81,7 +81,8 @@ def _set_weight(
     bias = compressed.bias if compressed.bias is not None else torch.zeros(dense.shape[layer.channel_axis])
     weight, shift = unfold(dense, bias)
     module.weight = nn.Parameter(oriented(weight, layer, module))
-    module.register_parameter("bias", nn.Parameter(shift))
+    if layer.kind != EMBEDDING:
+        module.register_parameter("bias", nn.Parameter(shift))
 
 
 def _fake_quantize(grid: Range) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:

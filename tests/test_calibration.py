@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,6 +89,30 @@ def test_patches_times_weight_are_the_convolution(name: str, monkeypatch: pytest
         expected = module(inputs).transpose(0, 1).flatten(1)  # (channels, N positions), as are the products below
         rows = module.get_parameter("weight").reshape(layer.groups, layer.channels // layer.groups, -1)
         products = (rows @ sample_patches(inputs, layer).transpose(1, 2)).flatten(0, 1)
+    assert products.shape == expected.shape
+    torch.testing.assert_close(products.sort(dim=1).values, expected.sort(dim=1).values, rtol=1e-4, atol=1e-5)
+
+
+TRANSPOSED: dict[str, tuple[nn.ConvTranspose1d | nn.ConvTranspose2d, tuple[int, ...]]] = {
+    "plain": (nn.ConvTranspose2d(4, 6, 3, bias=False), (5, 4)),
+    "doubling": (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, bias=False), (5, 4)),
+    "uneven": (nn.ConvTranspose2d(4, 6, (5, 2), stride=(3, 1), padding=(2, 0), dilation=(1, 2), bias=False), (4, 5)),
+    "cropped": (nn.ConvTranspose2d(4, 6, 1, stride=2, padding=1, bias=False), (6, 6)),
+    "line": (nn.ConvTranspose1d(4, 6, 4, stride=2, padding=1, bias=False), (7,)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_patches_times_weight_are_the_transposed_convolution(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autocompress.calibration, "POSITIONS", 10_000)
+    module, space = TRANSPOSED[name]
+    ends = tuple(size - more for size, more in zip(module.padding, module.output_padding, strict=True))  # type: ignore[arg-type]
+    geometry = {"strides": module.stride, "dilations": module.dilation, "pads": (*module.padding, *ends)}
+    layer = Layer(**{**vars(make_layer(tuple(module.weight.shape), "conv_transpose", channel_axis=1)), **geometry})
+    inputs = torch.randn(5, 4, *space, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = module(inputs).transpose(0, 1).flatten(1)
+        products = module.weight.movedim(1, 0).flatten(1) @ sample_patches(inputs, layer)[0].T
     assert products.shape == expected.shape
     torch.testing.assert_close(products.sort(dim=1).values, expected.sort(dim=1).values, rtol=1e-4, atol=1e-5)
 
@@ -269,6 +294,16 @@ def test_gradients_are_slopes_of_the_loss(tiny: Tiny, images: Tensor, name: str)
         assert_slopes((samples * direction).flatten(1).sum(1), expected)
 
 
+def test_frozen_layers_have_gradients_and_stay_frozen(tiny: Tiny, tiny_task: Task, tmp_path: Path) -> None:
+    tiny_task.model.requires_grad_(False)
+    tiny_task.model.get_submodule("head").requires_grad_(True)
+    calibration = Calibration(tiny_task, tiny.graph, tiny.components, tmp_path)
+    for name, layer in tiny.graph.layers.items():
+        assert torch.equal(calibration.gradient_samples(layer), tiny.calibration.gradient_samples(tiny.graph.layers[name]))
+    trained = [name for name, parameter in tiny_task.model.named_parameters() if parameter.requires_grad]
+    assert trained == ["head.weight", "head.bias"]
+
+
 def test_gradients_leave_the_model_alone(tiny: Tiny) -> None:
     _ = tiny.calibration.gradient_samples(tiny.graph.layers["head"])
     assert not tiny.task.model.training
@@ -361,3 +396,38 @@ def test_fold_factor_of_each_channel() -> None:
     factors = torch.tensor([2.0, -0.5, 0.0, 1.0])
     folded = module.weight.detach() * factors.reshape(-1, 1, 1, 1)
     torch.testing.assert_close(fold_factor(make_layer((4, 2, 3, 3)), folded, module), factors)
+
+
+# --- an embedding, which multiplies nothing ---
+
+
+class Words(nn.Module):
+    """Classifies sequences of five token ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        outputs: Tensor = self.head(self.tokens(ids).mean(1))
+        return outputs
+
+
+def test_statistics_of_an_embedding(tiny: Tiny, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    ids, labels = torch.randint(0, 19, (60, 5)), torch.arange(60) % 3  # row 19 is never looked up
+    sets = [[(ids[start : start + 20], labels[start : start + 20])] for start in (0, 20, 40)]
+    task = Task(Words(), ids[:1], *sets)
+    graph = export(task.model, task.example_input, tmp_path / "fp32.onnx")
+    calibration = Calibration(task, graph, tiny.components, tmp_path)
+    stats = calibration.stats(graph.layers["tokens"])
+    assert torch.equal(stats.input_mean, torch.zeros(1, 8))
+    assert torch.equal(stats.input_second_moment, torch.eye(8)[None])
+    assert stats.gradient_samples.shape == (8, 20, 8)
+    assert stats.gradient.abs().sum(1)[:19].all()
+    assert not stats.gradient[19].any()
+    assert "input" not in calibration.ranges
+    head = calibration.stats(graph.layers["head"])
+    with torch.no_grad():
+        pooled = task.model.get_submodule("tokens")(ids[:20]).mean(1)
+    torch.testing.assert_close(head.input_mean[0], pooled.mean(0))

@@ -243,7 +243,7 @@ def test_a_shared_weight_is_no_layer(tmp_path: Path) -> None:
 
 
 class Sequences(nn.Module):
-    """Linear layers on (N, length, features): a matrix product, with the bias in an operator of its own."""
+    """Linear layers on (N, length, features)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -261,11 +261,71 @@ def test_linear_layers_on_sequences_are_named_after_their_modules(tmp_path: Path
         name: (layer.kind, layer.shape, layer.channel_axis, layer.bias, layer.macs) for name, layer in graph.layers.items()
     }
     assert found == {
-        "first": ("linear", (8, 16), 1, None, 8 * 16 * 8),
+        "first": ("linear", (8, 16), 1, "first.bias", 8 * 16 * 8),
         "last": ("linear", (16, 3), 1, None, 16 * 3 * 8),
     }
     np.testing.assert_array_equal(graph.initializers["first.weight"], model.first.weight.detach().numpy().T)
     assert_computes(graph, model, IMAGE)
+
+
+class Upscaling(nn.Module):
+    """A convolution along one axis, and transposed ones, one of them with batch norm and one grouped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Conv1d(8, 6, 3, padding=1)
+        self.up, self.norm = nn.ConvTranspose2d(1, 4, 3, stride=2, padding=1, output_padding=1, bias=False), nn.BatchNorm2d(4)
+        self.grouped = nn.ConvTranspose2d(4, 4, 2, groups=2)
+        nn.init.uniform_(self.norm.weight, 0.5, 2.0)
+        nn.init.uniform_(self.norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.line(x[:, 0])[:, None]  # (N, 1, 6, 8)
+        outputs: Tensor = self.grouped(torch.relu(self.norm(self.up(x))))  # (N, 4, 13, 17)
+        return outputs
+
+
+def test_convolutions_along_one_axis_and_transposed_ones(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Upscaling().eval()
+    graph = export(model, IMAGE, tmp_path / "fp32.onnx")
+    line, up = graph.layers.values()  # a grouped transposed convolution is no layer
+    assert (line.kind, line.shape, line.channel_axis, line.macs) == ("conv1d", (6, 8, 3), 0, 6 * 8 * 3 * 8)
+    assert (up.kind, up.shape, up.channel_axis, up.groups) == ("conv_transpose", (1, 4, 3, 3), 1, 1)
+    assert up.macs == 4 * 9 * 6 * 8
+    assert (up.strides, up.dilations, up.pads) == ((2, 2), (1, 1), (1, 1, 0, 0))  # one more row and column than symmetric
+    assert graph.initializers[str(up.bias)].shape == (up.channels,) == (4,)
+    assert [op.op_type for op in graph.ops] == ["Gather", "Unsqueeze", "ConvTranspose"]
+    assert_computes(graph, model, IMAGE)
+
+
+class Words(nn.Module):
+    """An embedding by token and one by place, whose rows are not looked up but taken in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.places, self.head = nn.Embedding(20, 8), nn.Embedding(5, 8), nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        mask = (ids != 0)[:, :, None].float()
+        sequence = (self.tokens(ids) + self.places.weight) * mask
+        outputs: Tensor = self.head(sequence.sum(1))
+        return outputs
+
+
+def test_an_embedding_is_a_layer_without_products(tmp_path: Path) -> None:
+    model = Words()
+    ids = torch.tensor([[3, 7, 19, 0, 0], [1, 2, 3, 4, 5]])
+    graph = export(model, ids, tmp_path / "fp32.onnx")
+    tokens, head = graph.layers["tokens"], graph.layers["head"]
+    assert list(graph.layers) == ["tokens", "head"]
+    assert (tokens.kind, tokens.shape, tokens.channel_axis, tokens.macs) == ("embedding", (20, 8), 0, 0)
+    assert tokens.input == "input"
+    assert tokens.activations == ()
+    assert head.activations == (head.input,)
+    assert "input" not in graph.tensors  # integers
+    assert graph.batch is None
+    assert_computes(graph, model, ids)
 
 
 # --- models that export only in part, or not at all ---

@@ -49,7 +49,7 @@ def match_moments(compressed: CompressedLayer, stats: LayerStats, cuts: Mapping[
     gain = gain.sqrt().clamp(*GAIN_LIMITS)  # (channels,)
     shift = ((target - gain[:, None] * now) * mean[group]).sum(1)
     bias = compressed.bias if compressed.bias is not None else torch.zeros_like(shift)
-    addable = compressed.bias is not None or layer.kind != "linear"  # a matrix product takes a bias only where it has one
+    addable = compressed.bias is not None or layer.kind not in {"linear", "embedding"}  # these take one only where they have it
     return replace(
         compressed, weight=_scaled(compressed.weight, gain, layer.channel_axis), bias=bias + shift if addable else None
     )
