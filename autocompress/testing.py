@@ -18,22 +18,48 @@ import copy
 import dataclasses
 import json
 import math
-from typing import Any, ClassVar
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
+import onnx
+import pluggy
 import pytest
 import torch
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from autocompress.components import CompressedLayer, Metric, Observer, Pruner, QuantizedTensor, Quantizer, Recovery
-from autocompress.graph import Layer, LayerPair
+from autocompress import hookspecs
+from autocompress.artifact import Artifact
+from autocompress.budget import Budget, Latency, Measurement
+from autocompress.components import (
+    CompressedLayer,
+    Metric,
+    Observer,
+    Pruner,
+    QuantizedTensor,
+    Quantizer,
+    Recovery,
+    Sampler,
+    Target,
+    Tracker,
+)
+from autocompress.graph import OPSET, Layer, LayerPair
+from autocompress.notify import Notifier, TrackerWarning
+from autocompress.policy import LayerPolicy, Policy
+from autocompress.record import Final, Gate, LayerRow, SearchResult, State, Status, StudyContext, TrialRecord
+from autocompress.runner import load_module
 from autocompress.stats import LayerStats
 
 Array = NDArray[Any]
 
-GRADIENT_SAMPLES = 8
+GRADIENT_SAMPLES, GRADIENT_EXAMPLES = 8, 32
 
 
 def make_layer(shape: tuple[int, ...], kind: str = "conv2d", channel_axis: int = 0) -> Layer:
@@ -59,18 +85,24 @@ def make_layer(shape: tuple[int, ...], kind: str = "conv2d", channel_axis: int =
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """Statistics of whitened inputs (mean 0, covariance I), and the given gradients."""
+    """The given gradients, and statistics of the given inputs (groups, n, d), or else of whitened ones (mean 0, covariance I)."""
 
     gradients: Tensor
+    inputs: Tensor | None = None
 
     def gradient_samples(self, layer: Layer) -> Tensor:
         return self.gradients
 
+    def gradient_examples(self) -> int:
+        return GRADIENT_EXAMPLES
+
     def input_mean(self, layer: Layer) -> Tensor:
-        return torch.zeros(layer.groups, _inputs(layer))
+        return torch.zeros(layer.groups, _inputs(layer)) if self.inputs is None else self.inputs.mean(1)
 
     def input_second_moment(self, layer: Layer) -> Tensor:
-        return torch.eye(_inputs(layer)).repeat(layer.groups, 1, 1)
+        if self.inputs is None:
+            return torch.eye(_inputs(layer)).repeat(layer.groups, 1, 1)
+        return self.inputs.transpose(1, 2) @ self.inputs / self.inputs.shape[1]
 
 
 def _inputs(layer: Layer) -> int:
@@ -78,16 +110,19 @@ def _inputs(layer: Layer) -> int:
     return math.prod(size for axis, size in enumerate(layer.shape) if axis != layer.channel_axis)
 
 
-def make_stats(weight: Tensor, layer: Layer, gradient_samples: Tensor | None = None) -> LayerStats:
+def make_stats(
+    weight: Tensor, layer: Layer, gradient_samples: Tensor | None = None, inputs: Tensor | None = None
+) -> LayerStats:
     """Statistics of a layer for a test.
 
     Args:
         gradient_samples: shape (R, *weight.shape); drawn from a fixed seed when they are not given.
+        inputs: input patches, shape (groups, n, d); whitened ones when they are not given.
     """
     if gradient_samples is None:
         random = torch.Generator().manual_seed(1)
         gradient_samples = torch.randn(GRADIENT_SAMPLES, *weight.shape, generator=random)
-    return LayerStats(layer, weight, _Source(gradient_samples))
+    return LayerStats(layer, weight, _Source(gradient_samples, inputs))
 
 
 def check_settings(component: Any) -> None:
@@ -627,3 +662,328 @@ class MetricContract:
     def test_settings_survive_a_round_trip(self, metric: Metric) -> None:
         """The fields can be configured, and stored as JSON."""
         check_settings(metric)
+
+
+class SamplerContract:
+    """The promises of `Sampler`: it proposes option indices of a search, as Optuna asks for them."""
+
+    @pytest.fixture
+    def sampler(self) -> Sampler:
+        """The component under test."""
+        raise NotImplementedError("a subclass of SamplerContract gives the fixture `sampler`")
+
+    def test_depends_on_the_seed_only(self, sampler: Sampler) -> None:
+        """The same seed proposes the same, whatever was drawn before; another one proposes something else."""
+        first = _proposals(sampler, seed=0)
+        np.random.default_rng().random()
+        assert _proposals(copy.deepcopy(sampler), seed=0) == first != _proposals(sampler, seed=1)
+
+    def test_proposes_indices_of_the_tables(self, sampler: Sampler) -> None:
+        """Integers from 0 to the number of options less 1, also after trials that failed or missed the budget."""
+        for proposal in _proposals(sampler):
+            assert all(isinstance(proposal[name], int) and 0 <= proposal[name] <= last for name, last in _TABLES.items())
+
+    def test_does_not_repeat_one_proposal(self, sampler: Sampler) -> None:
+        """What is asked for again and again has to differ."""
+        assert len({tuple(proposal.values()) for proposal in _proposals(sampler)}) > 5
+
+    def test_takes_several_objectives(self, sampler: Sampler) -> None:
+        """The objective `pareto` has three."""
+        assert len(_proposals(sampler, directions=("maximize", "minimize", "minimize"))) == _TRIALS
+
+    def test_settings_survive_a_round_trip(self, sampler: Sampler) -> None:
+        """The fields can be configured, and stored as JSON."""
+        check_settings(sampler)
+
+
+_TABLES = {"conv1": 3, "conv2": 8, "head": 1, "channels/conv1": 4}
+"""Parameter to the index of its last option."""
+
+_TRIALS = 16
+
+
+def _proposals(
+    sampler: Sampler, seed: int = 0, directions: Sequence[Literal["maximize", "minimize"]] = ("maximize",)
+) -> list[dict[str, int]]:
+    """Parameters of the trials of a small study: one queued, one that fails, some that violate a constraint."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=sampler.create(seed), directions=list(directions))
+    study.enqueue_trial(dict.fromkeys(_TABLES, 0))
+    for number in range(_TRIALS):
+        trial = study.ask({name: optuna.distributions.IntDistribution(0, last) for name, last in _TABLES.items()})
+        cost = float(sum(trial.params.values()))
+        trial.set_constraint("size", cost - 6)
+        if number == 3:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(trial, [-abs(cost - 5), cost, -cost][: len(directions)])
+    return [dict(trial.params) for trial in study.trials]
+
+
+def _conv_file(path: Path, *, integer: bool) -> Array:
+    """Write a convolution named `conv` with a Relu behind it, in float or between quantizers; returns its weight."""
+    weight = (10 * _normal(8, 4, 3, 3)).round().clip(-127, 127).astype(np.int8)
+    kernel: Array = weight.astype(np.float32) * WEIGHT_STEP
+    node = onnx.helper.make_node
+    if integer:
+        parts = [
+            node("QuantizeLinear", ["input", "scale", "zero"], ["codes"]),
+            node("DequantizeLinear", ["codes", "scale", "zero"], ["values"]),
+            node("DequantizeLinear", ["weight", "weight_scale"], ["kernel"]),
+            node("Conv", ["values", "kernel"], ["sum"], name="conv", pads=[1, 1, 1, 1]),
+            node("Relu", ["sum"], ["positive"]),
+            node("QuantizeLinear", ["positive", "out_scale", "out_zero"], ["result"]),
+            node("DequantizeLinear", ["result", "out_scale", "out_zero"], ["output"]),
+        ]
+        grids = {"scale": INPUT_STEP, "weight_scale": WEIGHT_STEP, "out_scale": OUTPUT_STEP}
+        zeros = {"zero": np.uint8(INPUT_ZERO), "out_zero": np.uint8(0)}
+        tensors = {"weight": weight, **{name: np.float32(step) for name, step in grids.items()}, **zeros}
+    else:
+        parts = [
+            node("Conv", ["input", "kernel"], ["sum"], name="conv", pads=[1, 1, 1, 1]),
+            node("Relu", ["sum"], ["output"]),
+        ]
+        tensors = {"kernel": kernel}
+    _save_file(path, parts, tensors, ["N", 4, 6, 6], ["N", 8, 6, 6])
+    return kernel
+
+
+INPUT_STEP, INPUT_ZERO, WEIGHT_STEP = 0.05, 128, 0.02
+OUTPUT_STEP = 0.1
+"""Grids of the integer file of `_conv_file`; the output's zero point is 0."""
+
+
+def _save_file(
+    path: Path, nodes: Sequence[Any], tensors: dict[str, Any], inputs: Sequence[Any], outputs: Sequence[Any]
+) -> None:
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("input", inputs), ("output", outputs))
+    ]
+    stored = [onnx.numpy_helper.from_array(np.asarray(values), name) for name, values in tensors.items()]
+    graph = onnx.helper.make_graph(list(nodes), "net", ends[:1], ends[1:], stored)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=10), path)
+
+
+class TargetContract:
+    """The promises of `Target`: what it says about its runtime, and what its session module does with a file."""
+
+    @pytest.fixture
+    def target(self) -> Target:
+        """The component under test."""
+        raise NotImplementedError("a subclass of TargetContract gives the fixture `target`")
+
+    @pytest.fixture
+    def session(self, target: Target) -> Any:
+        """The session module."""
+        return load_module(str(target.session_file))
+
+    def test_capabilities_name_what_exists(self, target: Target) -> None:
+        """Bits that can be stored, operators of ONNX, and each operator in one role."""
+        found = target.capabilities()
+        assert all(bits and set(bits) <= set(range(2, 9)) for bits in found.containers.values())
+        assert all(onnx.defs.has(name) for name in found.integer_ops | found.passthrough_ops)
+        assert not found.integer_ops & found.passthrough_ops
+        assert all(set(ways) <= {"dynamic", "float"} for ways in found.activations.values())
+        assert {*found.activations, *found.group_sizes} <= set(found.containers)
+
+    def test_options_are_json(self, target: Target) -> None:
+        """They travel to the measuring process."""
+        assert json.loads(json.dumps(target.options())) == target.options()
+        assert target.threads >= 1
+
+    def test_session_file_is_self_contained(self, target: Target) -> None:
+        """It is loaded without torch and without autocompress, as on another device."""
+        code = (
+            "import importlib.util, sys; spec = importlib.util.spec_from_file_location('session', sys.argv[1]); "
+            "spec.loader.exec_module(importlib.util.module_from_spec(spec)); "
+            "print(sorted({'torch', 'autocompress'} & set(sys.modules)))"
+        )
+        command = [sys.executable, "-P", "-c", code, str(target.session_file)]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+    def test_version_names_the_runtime(self, session: Any) -> None:
+        """Name and version, two words."""
+        name, version = session.version().split()
+        assert name
+        assert version[0].isdigit()
+
+    @pytest.mark.parametrize("optimize", [True, False])
+    @pytest.mark.parametrize("integer", [True, False])
+    def test_computes_what_the_file_says(
+        self, target: Target, session: Any, tmp_path: Path, integer: bool, optimize: bool
+    ) -> None:
+        """For any number of examples and threads; integers within one step of the output."""
+        kernel = torch.from_numpy(_conv_file(tmp_path / "conv.onnx", integer=integer))
+        for count, threads in ((1, 1), (5, 2)):
+            run = session.load(str(tmp_path / "conv.onnx"), threads, optimize, **target.options())
+            inputs = _normal(count, 4, 6, 6)
+            values = torch.from_numpy(inputs)
+            if integer:
+                values = torch.fake_quantize_per_tensor_affine(values, INPUT_STEP, INPUT_ZERO, 0, 255)
+            expected = torch.nn.functional.conv2d(values, kernel, padding=1).relu()
+            (outputs,) = run([inputs])
+            limit = 255 * OUTPUT_STEP if integer else math.inf
+            np.testing.assert_allclose(outputs, expected.clamp(max=limit), atol=1.01 * OUTPUT_STEP if integer else 1e-4)
+
+    def test_tells_which_nodes_compute_in_integers(self, target: Target, session: Any, tmp_path: Path) -> None:
+        """The quantized convolution does, by the name that the file gives it; the float one does not."""
+        for integer in (True, False):
+            _conv_file(tmp_path / "conv.onnx", integer=integer)
+            names = session.integer_nodes(str(tmp_path / "conv.onnx"), [_normal(1, 4, 6, 6)], **target.options())
+            assert ("conv" in names) == integer, f"integer nodes: {names}"
+
+    def test_a_broken_file_is_an_error(self, target: Target, session: Any, tmp_path: Path) -> None:
+        """Not the end of the process."""
+        (tmp_path / "broken.onnx").write_bytes(b"no model")
+        with pytest.raises(Exception, match=r"."):
+            session.load(str(tmp_path / "broken.onnx"), 1, True, **target.options())
+
+    def test_settings_survive_a_round_trip(self, target: Target) -> None:
+        """The fields can be configured, and stored as JSON."""
+        check_settings(target)
+
+
+def make_study(folder: Path, metric: str = "accuracy", percent: bool = True) -> StudyContext:
+    """A study whose FP32 file exists, below `folder`."""
+    study = folder / "study"
+    study.mkdir(parents=True, exist_ok=True)
+    _conv_file(study / "fp32.onnx", integer=False)
+    return StudyContext(
+        id="ab" * 16,
+        name="net-accuracy-01234567",
+        model="net",
+        data="0123",
+        target="runtime",
+        metric=metric,
+        device="a processor",
+        objective="accuracy",
+        budget=Budget(size_ratio=0.5),
+        folder=study,
+        baseline=_measured(1.0, 0.0),
+        reference=Artifact.of(study / "fp32.onnx", "onnx"),
+        versions={"runtime": "runtime 1.0", "autocompress": "0.1.0"},
+        config={"search": {"trials": 3}},
+        percent=percent,
+    )
+
+
+def _measured(ratio: float, drop: float) -> Measurement:
+    latency = Latency(2.0 * ratio, 2.2 * ratio, 2.0, ratio, 0.99 * ratio, 1.01 * ratio, 20, "a processor")
+    figures = {"latency_ms": 2.0 * ratio, "latency_ratio": ratio, "accuracy": 0.9 - drop, "accuracy_drop": drop}
+    return Measurement(size_bytes=int(1000 * ratio), size_ratio=ratio, images=100, latency=latency, **figures)
+
+
+def make_records(study: StudyContext) -> list[TrialRecord]:
+    """Three finished trials: one that was measured, one that was too large, one that failed."""
+    policy = Policy({"conv": LayerPolicy("int8", 8)})
+    row = LayerRow("conv", "conv2d", 288, 1000, "int8", 8, "", 0.0, "int8", 288, -1.0, 1.0, 0.0)
+    large = Measurement(size_bytes=700, size_ratio=0.7)
+    ends: list[tuple[State, Gate, str, Measurement]] = [
+        ("complete", "done", "", _measured(0.4, 0.01)),
+        ("pruned", "size", "size_ratio 0.7 exceeds the budget 0.5", large),
+        ("failed", "build", "CheckError: odd", Measurement()),
+    ]
+    return [
+        TrialRecord(number, "trial", state, gate, reason, policy, figures, study.budget.violations(figures), "cd" * 32, (row,))
+        for number, (state, gate, reason, figures) in enumerate(ends)
+    ]
+
+
+def make_result(study: StudyContext, records: Sequence[TrialRecord], status: Status = "feasible") -> SearchResult:
+    """The answer of the study: the first trial's file, which exists below the study's folder."""
+    path = study.folder / "best" / "model.onnx"
+    path.parent.mkdir(exist_ok=True)
+    _conv_file(path, integer=True)
+    return SearchResult(
+        status=status,
+        objective=study.objective,
+        budget=study.budget,
+        baseline=Final(study.reference, study.baseline, (0.85, 0.95)),
+        best=Final(Artifact.of(path, "onnx"), _measured(0.4, 0.01), (0.84, 0.94)),
+        policy=records[0].policy if records else Policy(),
+        best_trial=0 if records else None,
+        drop=0.01,
+        drop_ci=(0.0, 0.02),
+        drop_upper=0.018,
+        selection_gap=0.0,
+        binding_constraint=None,
+        records=list(records),
+        front=[0] if records else [],
+        seconds=10.0,
+        folder=study.folder,
+        versions=study.versions,
+        device=study.device,
+        minimum_runtime={"opset": OPSET},
+        reasons=["a reason"],
+        quality=study.quality,
+    )
+
+
+class TrackerContract:
+    """The promises of `Tracker`: it hears a whole search, again and again, and never raises."""
+
+    @pytest.fixture
+    def tracker(self, tmp_path: Path) -> Tracker:
+        """The component under test, which has heard nothing; it keeps what it stores below `tmp_path`."""
+        raise NotImplementedError("a subclass of TrackerContract gives the fixture `tracker`")
+
+    @pytest.mark.parametrize("status", get_args(Status))
+    def test_hears_a_search_to_its_end(self, tracker: Tracker, tmp_path: Path, status: Status) -> None:
+        """Trials of every state, and an answer of every status; what it returns is a line for the person or nothing."""
+        study = make_study(tmp_path)
+        answer = _tell(tracker, study, [], make_records(study), status)
+        assert answer is None or "\n" not in answer
+
+    def test_hears_of_a_metric_that_is_no_share(self, tracker: Tracker, tmp_path: Path) -> None:
+        """Values below 0 and drops above 1 occur."""
+        study = make_study(tmp_path, "squared_error", percent=False)
+        figures = dataclasses.replace(study.baseline, accuracy=-12.5, accuracy_drop=3.0)
+        records = [dataclasses.replace(record, measurement=figures) for record in make_records(study)[:1]]
+        _tell(tracker, dataclasses.replace(study, baseline=figures), [], records)
+
+    def test_goes_on_where_an_earlier_search_stopped(self, tracker: Tracker, tmp_path: Path) -> None:
+        """A fresh copy, as the next process has it, is given what was told before, all of it or some of it."""
+        study = make_study(tmp_path)
+        records = make_records(study)
+        with _notifier(tracker) as notify:
+            notify("autocompress_search_started", study=study, records=[])
+            notify("autocompress_trial_finished", study=study, record=records[0])
+        _tell(dataclasses.replace(tracker), study, records[:2], records[2:])  # type: ignore[type-var]
+
+    def test_hears_of_a_search_without_trials(self, tracker: Tracker, tmp_path: Path) -> None:
+        """It was interrupted before the first one ended."""
+        _tell(tracker, make_study(tmp_path), [], [], "interrupted")
+
+    def test_settings_survive_a_round_trip(self, tracker: Tracker) -> None:
+        """The fields can be configured, and stored as JSON."""
+        check_settings(tracker)
+
+
+@contextmanager
+def _notifier(tracker: Tracker) -> Iterator[Notifier]:
+    """As in a search, but what goes wrong in the tracker is raised."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    with Notifier(manager, (tracker,)) as notify, warnings.catch_warnings():
+        warnings.simplefilter("error", TrackerWarning)
+        yield notify
+
+
+def _tell(
+    tracker: Tracker,
+    study: StudyContext,
+    earlier: Sequence[TrialRecord],
+    new: Sequence[TrialRecord],
+    status: Status = "feasible",
+) -> str | None:
+    """What the tracker answers after a search that finds the earlier records and adds the new ones."""
+    with _notifier(tracker) as notify:
+        notify("autocompress_search_started", study=study, records=earlier)
+        for record in new:
+            notify("autocompress_trial_finished", study=study, record=record)
+        result = make_result(study, [*earlier, *new], status)
+        answers: list[str] = notify("autocompress_search_finished", study=study, result=result)
+    return answers[0] if answers else None

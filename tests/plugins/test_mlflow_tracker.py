@@ -27,10 +27,11 @@ from mlflow.entities import Run, ViewType
 from omegaconf import OmegaConf
 from onnx import TensorProto, helper, numpy_helper
 
-from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, SearchResult, StudyContext, TrialRecord
+from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, SearchResult, StudyContext, Tracker, TrialRecord
 from autocompress.artifact import Artifact
 from autocompress.record import Final, LayerRow, Status
 from autocompress.registry import load_registry
+from autocompress.testing import TrackerContract
 
 BUDGET = Budget(size_ratio=0.4, accuracy_drop=0.01)
 FOLDER = "ml flow #1 100%"
@@ -207,6 +208,12 @@ def result_of(study: StudyContext, model: Artifact, **changes: Any) -> SearchRes
         reasons=["a reason"],
     )
     return replace(result, **changes)
+
+
+class TestMlflowTracker(TrackerContract):
+    @pytest.fixture
+    def tracker(self, root: Path) -> Tracker:
+        return MlflowTracker(root=str(root))
 
 
 def track(root: Path, study: StudyContext, new: Sequence[TrialRecord], earlier: Sequence[TrialRecord] = ()) -> MlflowTracker:

@@ -3,9 +3,17 @@ from __future__ import annotations
 from collections import Counter
 
 import optuna
+import pytest
 from autocompress_plugins.random_search import RandomSearch
 
-from autocompress.testing import check_settings
+from autocompress import Sampler
+from autocompress.testing import SamplerContract
+
+
+class TestRandomSearch(SamplerContract):
+    @pytest.fixture
+    def sampler(self) -> Sampler:
+        return RandomSearch()
 
 
 def test_every_choice_is_equally_likely() -> None:
@@ -14,7 +22,3 @@ def test_every_choice_is_equally_likely() -> None:
     counts = Counter(trial.params["layer"] for trial in study.trials)
     assert set(counts) == {0, 1, 2, 3}
     assert min(counts.values()) > 30
-
-
-def test_settings_survive_a_round_trip() -> None:
-    check_settings(RandomSearch())

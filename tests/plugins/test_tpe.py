@@ -6,7 +6,7 @@ from autocompress_plugins.random_search import RandomSearch
 from autocompress_plugins.tpe import Tpe
 
 from autocompress import Sampler
-from autocompress.testing import check_settings
+from autocompress.testing import SamplerContract
 
 LAYERS = 6
 
@@ -25,14 +25,11 @@ def found(sampler: Sampler, seed: int = 0, trials: int = 40) -> list[float]:
     return [trial.values[0] for trial in study.trials]
 
 
-@pytest.mark.parametrize("sampler", [Tpe(), Tpe(multivariate=False), Tpe(n_startup_trials=2), RandomSearch()], ids=str)
-def test_depends_on_the_seed_only(sampler: Sampler) -> None:
-    assert found(sampler, trials=15) == found(sampler, trials=15) != found(sampler, seed=1, trials=15)
-
-
-@pytest.mark.parametrize("sampler", [Tpe(), Tpe(5, multivariate=False)], ids=str)
-def test_settings_survive_a_round_trip(sampler: Sampler) -> None:
-    check_settings(sampler)
+class TestTpe(SamplerContract):
+    @pytest.fixture(params=[Tpe(), Tpe(multivariate=False), Tpe(n_startup_trials=2)], ids=str)
+    def sampler(self, request: pytest.FixtureRequest) -> Sampler:
+        assert isinstance(request.param, Sampler)
+        return request.param
 
 
 def test_learns_from_trials() -> None:
