@@ -17,7 +17,7 @@ from autocompress.calibration import Range
 from autocompress.components import Capabilities, CompressedLayer, QuantizedTensor
 from autocompress.compress import CompressedModel
 from autocompress.errors import PolicyError
-from autocompress.graph import BaseGraph, save
+from autocompress.graph import BaseGraph, Layer, save
 from autocompress.lowering import lower
 from autocompress.placement import place
 from autocompress.policy import LayerPolicy, Policy
@@ -76,7 +76,7 @@ def _row(graph: BaseGraph, candidate: Candidate, name: str) -> LayerRow:
         layer=name,
         kind=layer.kind,
         parameters=layer.parameters,
-        macs=layer.macs,
+        macs=_macs(layer, candidate.compressed.layers.get(name)),
         quantizer=policy.quantizer or "float",
         bits=policy.bits,
         pruner=policy.pruner or "",
@@ -87,6 +87,12 @@ def _row(graph: BaseGraph, candidate: Candidate, name: str) -> LayerRow:
         weight_maximum=float(weight.max()),
         weight_mean=float(weight.mean()),
     )
+
+
+def _macs(layer: Layer, compressed: CompressedLayer | None) -> int:
+    """Multiply-accumulates of what is left of a layer's channels, for one example."""
+    left = layer.parameters if compressed is None else compressed.dense().numel()
+    return layer.macs * left // max(1, layer.parameters)
 
 
 def _stored_bytes(layer: CompressedLayer | None, encoding: str, parameters: int) -> int:

@@ -234,8 +234,9 @@ class Capabilities:
 
     Attributes:
         containers: stored bits that a weight can have, per layer kind, for example {"conv2d": (4, 8)}.
-        activations: how each layer kind with a quantized weight may compute, besides `static` (integer, fixed ranges):
-            `dynamic` (integer, the input's range is found at run time), `float` (only the weight is stored in codes).
+        activations: how each layer kind with a quantized weight may compute: `static` (integer, fixed ranges), `dynamic`
+            (integer, the input's range is found at run time), `float` (only the weight is stored in codes). A kind that is not
+            named: `static`.
         codebooks: whether codes that name entries of a table are expanded at load.
         group_sizes: layer kinds whose weights may have one scale for each block of inputs, when they compute in float.
         integer_ops: ONNX operators without weights that have an integer kernel with an output range of its own.
@@ -252,6 +253,10 @@ class Capabilities:
     codebooks: bool = False
     group_sizes: frozenset[str] = frozenset()
     minimum_runtime: Mapping[str, str] = field(default_factory=dict)
+
+    def modes(self, kind: str) -> tuple[str, ...]:
+        """How a layer of this kind may compute when its weight has codes."""
+        return self.activations.get(kind, ("static",))
 
 
 class Target(Component):
@@ -294,4 +299,10 @@ class Components:
     target: Target
     sampler: Sampler
     recoveries: Sequence[Recovery] = field(default_factory=tuple)
+
+    @property
+    def slow_recoveries(self) -> Sequence[Recovery]:
+        """Those that have something to do for finalists."""
+        return [recovery for recovery in self.recoveries if type(recovery).recover is not Recovery.recover]
+
     trackers: Sequence[Tracker] = field(default_factory=tuple)

@@ -71,45 +71,46 @@ class Outcome:
 Listener = Callable[[TrialRecord], object]
 
 
-def run_trials(
-    study: SearchStudy,
-    space: SearchSpace,
-    bench: Bench,
-    goal: Goal,
-    settings: SearchSettings,
-    folder: Path,
-    progress: Progress,
-    listener: Listener,
-) -> Outcome:
+@dataclass(frozen=True)
+class SearchRun:
+    """One run of a search: what measures, what is looked for, how long, and where files go."""
+
+    bench: Bench
+    goal: Goal
+    settings: SearchSettings
+    folder: Path
+    progress: Progress
+
+
+def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener: Listener) -> Outcome:
     """Run trials until the study has enough of them, the time is over, or the user interrupts."""
     study.close_interrupted()
-    for policy in _seeds(space, bench, settings):
+    for policy in _seeds(run, space):
         study.enqueue_seed(space.indices(policy))
     records = study.records()
     started_at, start = len(records), time.monotonic()
-    progress.begin_trials(Quality.of(bench.components.metric))
+    run.progress.begin_trials(Quality.of(run.bench.components.metric))
     try:
-        while len(records) < settings.trials and not _is_over(start, settings.timeout):
+        while len(records) < run.settings.trials and not _is_over(start, run.settings.timeout):
             trial = study.ask()
-            kind = trial.user_attrs.get(KIND, "trial")
-            record = _measure(trial.number, kind, space.policy(trial.params), bench, goal, records, folder)
+            record = _measure(run, trial.number, trial.user_attrs.get(KIND, "trial"), space.policy(trial.params), records)
             study.tell(trial, record)
             records.append(record)
             listener(record)
-            progress.trial(record, len(records), started_at, settings.trials, _leader(records, goal))
-            _clean(folder, records, settings.keep)
+            run.progress.trial(record, len(records), started_at, run.settings.trials, _leader(records, run.goal))
+            _clean(run, records)
     except KeyboardInterrupt:
         study.close_interrupted()
         records = study.records()
-        _clean(folder, records, settings.keep)
+        _clean(run, records)
         return Outcome(records, interrupted=True)
     return Outcome(records, interrupted=False)
 
 
-def _seeds(space: SearchSpace, bench: Bench, settings: SearchSettings) -> list[Policy]:
+def _seeds(run: SearchRun, space: SearchSpace) -> list[Policy]:
     """The user's policies, then the built-in ones for at most half of the trials."""
-    own = [load_policy(Path(path)) for path in settings.seeds]
-    return [*own, *seed_policies(space, bench.graph.layers)[: max(1, settings.trials // 2)]]
+    own = [load_policy(Path(path)) for path in run.settings.seeds]
+    return [*own, *seed_policies(space, run.bench.graph.layers)[: max(1, run.settings.trials // 2)]]
 
 
 def _is_over(start: float, timeout: float | None) -> bool:
@@ -121,32 +122,33 @@ def candidate_path(folder: Path, number: int) -> Path:
     return folder / "candidates" / f"t{number:04d}.onnx"
 
 
-def _measure(
-    number: int, kind: Kind, policy: Policy, bench: Bench, goal: Goal, records: Sequence[TrialRecord], folder: Path
-) -> TrialRecord:
+def _measure(run: SearchRun, number: int, kind: Kind, policy: Policy, records: Sequence[TrialRecord]) -> TrialRecord:
     """Measure the policy, or copy the figures when the very same policy was measured before."""
     known = next((r for r in records if r.policy.digest == policy.digest and r.state != "failed"), None)
     if known is not None:
         return replace(known, number=number, kind=kind, reason=f"same policy as trial {known.number}", seconds={})
-    path = candidate_path(folder, number)
-    return run_trial(bench, policy, goal.budget, lambda: _floor(goal, records), number, kind, path)
+    path = candidate_path(run.folder, number)
+    return run_trial(run.bench, policy, run.goal.budget, lambda: _floor(run, records), number, kind, path)
 
 
-def _floor(goal: Goal, records: Sequence[TrialRecord]) -> float | None:
-    """The largest drop that could still win: the budget's, or that of the most accurate candidate so far."""
-    if goal.budget.accuracy_drop is not None:
-        return goal.budget.accuracy_drop
-    best = _leader(records, goal)
-    return best.measurement.accuracy_drop if best is not None and goal.objective == "accuracy" else None
+def _floor(run: SearchRun, records: Sequence[TrialRecord]) -> float | None:
+    """The largest drop that could still win: the budget's, or the best candidate's; more where finalists are recovered."""
+    recoverable = run.settings.recoverable_drop if run.bench.components.slow_recoveries else 0.0
+    if run.goal.budget.accuracy_drop is not None:
+        return run.goal.budget.accuracy_drop + recoverable
+    best = _leader(records, run.goal)
+    if best is None or best.measurement.accuracy_drop is None or run.goal.objective != "accuracy":
+        return None
+    return best.measurement.accuracy_drop + recoverable
 
 
 def _leader(records: Sequence[TrialRecord], goal: Goal) -> TrialRecord | None:
     return next(iter(ranked(records, goal.objective)), None)
 
 
-def _clean(folder: Path, records: Sequence[TrialRecord], keep: str) -> None:
+def _clean(run: SearchRun, records: Sequence[TrialRecord]) -> None:
     """Remove candidates' files that are not to be kept."""
-    kept = {"none": set[int](), "pareto": {r.number for r in pareto_front(records)}, "all": {r.number for r in records}}[keep]
-    for path in (folder / "candidates").glob("t*.onnx"):
-        if int(path.stem[1:]) not in kept:
+    choices = {"none": set[int](), "pareto": {r.number for r in pareto_front(records)}, "all": {r.number for r in records}}
+    for path in (run.folder / "candidates").glob("t*.onnx"):
+        if int(path.stem[1:]) not in choices[run.settings.keep]:
             path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,14 +18,16 @@ from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Measurement
 from autocompress.calibration import Calibration
 from autocompress.channels import ChannelGroups, find_groups
+from autocompress.components import Metric
 from autocompress.compress import LayerDatabase
 from autocompress.conclusion import conclude
 from autocompress.device import Device, open_device
 from autocompress.evaluation import Evaluator
 from autocompress.graph import OPSET, BaseGraph, export
-from autocompress.loop import Goal, run_trials
+from autocompress.loop import Goal, SearchRun, run_trials
 from autocompress.notify import Notifier
 from autocompress.progress import Progress
+from autocompress.quality import Quality
 from autocompress.record import Objective, SearchResult, StudyContext
 from autocompress.registry import Registry, load_registry
 from autocompress.report import write_result
@@ -72,7 +75,7 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         notify = stack.enter_context(Notifier(registry.manager, tuple(settings.components.trackers)))
         with progress.stage("export"):
             graph = export(task.model, task.example_input, settings.folder / "fp32.onnx")
-        check_labels(task, _classes(task))
+        _check_labels(task, settings.components.metric)
         with progress.stage("channel groups"):
             groups = _groups(task, graph, settings)
         space = build_space(graph, settings.components, groups.groups, settings.space)
@@ -80,23 +83,14 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
             bench = _bench(task, graph, groups, device, settings)
         with progress.stage("baseline"):
             baseline = bench.baseline()
-        progress.note(f"FP32: accuracy {baseline.accuracy:.4f}, {baseline.size_bytes:,} bytes, {baseline.latency_ms:.3f} ms")
+        progress.note(_described(baseline, Quality.of(settings.components.metric)))
         study = _study(task, graph, space, settings)
         context = _context(task, study, graph, device, baseline, settings, registry)
         notify("autocompress_search_started", study=context, records=study.records())
-        outcome = run_trials(
-            study,
-            space,
-            bench,
-            settings.goal,
-            settings.search,
-            settings.folder,
-            progress,
-            lambda record: notify("autocompress_trial_finished", study=context, record=record),
-        )
-        result = conclude(
-            task, bench, groups.groups, settings.goal, outcome, baseline, settings.search, settings.folder, progress
-        )
+        search_run = SearchRun(bench, settings.goal, settings.search, settings.folder, progress)
+        tell = partial(notify, "autocompress_trial_finished", study=context)
+        outcome = run_trials(search_run, study, space, lambda record: tell(record=record))
+        result = conclude(search_run, outcome, baseline)
         result = _completed(result, context, groups, settings, time.monotonic() - start)
         write_result(result)
         for line in notify("autocompress_search_finished", study=context, result=result):
@@ -104,9 +98,16 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
     return result
 
 
-def _classes(task: Task) -> int:
-    with torch.no_grad():
-        return int(task.model(task.example_input[:1]).shape[-1])
+def _check_labels(task: Task, metric: Metric) -> None:
+    if metric.class_scores and not metric.against_reference:
+        with torch.no_grad():
+            check_labels(task, task.model(task.example_input[:1]).flatten(1).shape[1])
+
+
+def _described(baseline: Measurement, quality: Quality) -> str:
+    assert baseline.accuracy is not None
+    value = quality.value(baseline.accuracy)
+    return f"FP32: {quality.metric} {value}, {baseline.size_bytes:,} bytes, {baseline.latency_ms:.3f} ms"
 
 
 def _groups(task: Task, graph: BaseGraph, settings: Settings) -> ChannelGroups:
@@ -123,8 +124,11 @@ def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, 
     calibration = Calibration(task, graph, components, settings.folder / "cache", settings.search.seed)
     calibration.observe()
     return Bench(
+        task=task,
         graph=graph,
+        groups=groups.groups,
         components=components,
+        calibration=calibration,
         database=LayerDatabase(graph, calibration, components, groups.groups),
         device=device,
         evaluator=Evaluator.prepare(task, components.metric, graph, device, settings.folder / "cache"),
@@ -136,7 +140,8 @@ def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, 
 def _study(task: Task, graph: BaseGraph, space: SearchSpace, settings: Settings) -> SearchStudy:
     """The study of this model, data, target and components; the seed and the effort may change between runs."""
     components = settings.components
-    configured = [*components.quantizers.values(), *components.pruners.values(), components.observer, components.target]
+    configured = [*components.quantizers.values(), *components.pruners.values(), *components.recoveries]
+    configured += [components.observer, components.metric, components.target]
     described = json.dumps([{component.name: dataclasses.asdict(component)} for component in configured])  # type: ignore[call-overload]
     identity = [task.name, graph.digest, task.digest(), described]
     sampler = components.sampler.create(settings.search.seed)
@@ -161,6 +166,7 @@ def _context(
         data=task.digest(),
         target=settings.components.target.name,
         metric=settings.components.metric.name,
+        percent=settings.components.metric.percent,
         device=description["device"],
         objective=settings.goal.objective,
         budget=settings.goal.budget,

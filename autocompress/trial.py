@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,15 +12,20 @@ import numpy as np
 
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Measurement
+from autocompress.calibration import Calibration
 from autocompress.candidate import Candidate, build, layer_rows, placement_warnings
+from autocompress.channels import ChannelGroup
 from autocompress.components import Components
-from autocompress.compress import LayerDatabase
+from autocompress.compress import CompressedModel, LayerDatabase
 from autocompress.device import Device, TimingSettings
 from autocompress.evaluation import Evaluator
 from autocompress.graph import BaseGraph
 from autocompress.intervals import Statistics, paired_drop
 from autocompress.policy import Policy
+from autocompress.progress import Progress
 from autocompress.record import Gate, Kind, State, TrialRecord
+from autocompress.recovery import Recoverable
+from autocompress.task import Task
 
 GATE_RESAMPLES = 200
 HOPELESS_SPREADS = 3.0
@@ -75,8 +80,11 @@ class _Progress:
 class Bench:
     """Everything that turns a policy into a measured file. One for a run."""
 
+    task: Task
     graph: BaseGraph
+    groups: Mapping[str, ChannelGroup]
     components: Components
+    calibration: Calibration
     database: LayerDatabase
     device: Device
     evaluator: Evaluator
@@ -85,8 +93,27 @@ class Bench:
 
     def build(self, policy: Policy, path: Path) -> Candidate:
         """The file of a policy."""
-        capabilities = self.components.target.capabilities()
-        return build(self.graph, policy, self.database.compress(policy), capabilities, path)
+        return self.lower(policy, self.database.compress(policy), path)
+
+    def lower(self, policy: Policy, compressed: CompressedModel, path: Path) -> Candidate:
+        """The file of a policy whose tensors are known."""
+        return build(self.graph, policy, compressed, self.components.target.capabilities(), path)
+
+    def recoverable(self, policy: Policy, folder: Path, seed: int, progress: Progress) -> Recoverable:
+        """What a recovery for finalists is given."""
+        return Recoverable(
+            task=self.task,
+            graph=self.graph,
+            groups=self.groups,
+            components=self.components,
+            calibration=self.calibration,
+            database=self.database,
+            policy=policy,
+            compressed=self.database.compress(policy),
+            folder=folder,
+            seed=seed,
+            progress=progress,
+        )
 
     def baseline(self) -> Measurement:
         """The FP32 file on the search set, its latency against itself."""

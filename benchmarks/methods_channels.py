@@ -1,4 +1,4 @@
-"""Inner channels of a mobile net removed, then fine-tuned and quantized to INT8: `python -m benchmarks.methods_channels SHARE SECONDS`.
+"""Inner channels of a mobile net removed, fine-tuned, quantized: `python -m benchmarks.methods_channels SHARE SECONDS`.
 
 Inner channels are those between the expansion and the projection of a block. Shares are uneven, by Taylor importance for what
 a channel costs. Everything is measured on the delivered file and the report set.

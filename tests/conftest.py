@@ -164,11 +164,14 @@ def device(tiny: Tiny) -> Iterator[Device]:
 
 
 @pytest.fixture(scope="session")
-def bench(tiny: Tiny, database: LayerDatabase, device: Device, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(
+    tiny: Tiny, groups: ChannelGroups, database: LayerDatabase, device: Device, tmp_path_factory: pytest.TempPathFactory
+) -> Bench:
     """Turns policies of the tiny network into measured files, quickly rather than precisely."""
     evaluator = Evaluator.prepare(tiny.task, tiny.components.metric, tiny.graph, device, tmp_path_factory.mktemp("bench"))
     quick = TimingSettings(seconds=0.01, precision=1.0)
-    return Bench(tiny.graph, tiny.components, database, device, evaluator, quick, TrialSettings())
+    parts = (tiny.task, tiny.graph, groups.groups, tiny.components, tiny.calibration, database, device, evaluator)
+    return Bench(*parts, quick, TrialSettings())
 
 
 class Stopwatch(Device):

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from autocompress import Budget, LayerPolicy, Measurement, Policy, SearchResult, Task, TrialRecord
 from autocompress.artifact import sha256_of
 from autocompress.candidate import build, load_state
-from autocompress.channels import ChannelGroups
 from autocompress.conclusion import conclude
-from autocompress.loop import Goal, Outcome, SearchSettings
+from autocompress.loop import Goal, Outcome, SearchRun, SearchSettings
 from autocompress.policy import load_saved_policy
 from autocompress.progress import Progress
 from autocompress.record import Objective
@@ -36,7 +35,7 @@ Conclude = Callable[..., SearchResult]
 
 
 @pytest.fixture
-def concluded(quick_bench: Bench, baseline: Measurement, tiny: Any, groups: ChannelGroups, tmp_path: Path) -> Conclude:
+def concluded(quick_bench: Bench, baseline: Measurement, tiny: Any, tmp_path: Path) -> Conclude:
     def concluded(
         records: list[TrialRecord],
         budget: Budget | None = None,
@@ -49,8 +48,8 @@ def concluded(quick_bench: Bench, baseline: Measurement, tiny: Any, groups: Chan
         scored = [replace(record, violations=goal.budget.violations(record.measurement)) for record in records]
         outcome = Outcome(scored, interrupted)
         settings = SearchSettings(finalists=finalists)
-        progress = Progress(io.StringIO())
-        return conclude(task, quick_bench, groups.groups, goal, outcome, baseline, settings, tmp_path, progress)
+        run = SearchRun(replace(quick_bench, task=task), goal, settings, tmp_path, Progress(io.StringIO()))
+        return conclude(run, outcome, baseline)
 
     return concluded
 

@@ -16,7 +16,7 @@ from autocompress import Budget, LayerPolicy, Measurement, Policy, QuantizedTens
 from autocompress.artifact import sha256_of
 from autocompress.compress import LayerDatabase
 from autocompress.errors import ConfigError, PolicyError
-from autocompress.loop import Goal, Outcome, SearchSettings, run_trials
+from autocompress.loop import Goal, Outcome, SearchRun, SearchSettings, run_trials
 from autocompress.policy import SavedPolicy
 from autocompress.progress import Progress
 from autocompress.record import Objective
@@ -69,16 +69,9 @@ class Search:
         return open_study(self.folder / "study.db", ["tiny"], self.space(), self.goal.objective, self.goal.budget, sampler)
 
     def run(self, trials: int, listener: Callable[[TrialRecord], object] | None = None, **settings: Any) -> Outcome:
-        return run_trials(
-            self.study(),
-            self.space(),
-            self.bench,
-            self.goal,
-            SearchSettings(trials=trials, **settings),
-            self.folder,
-            Progress(self.stream),
-            listener or self.heard.append,
-        )
+        effort = SearchSettings(trials=trials, **settings)
+        search_run = SearchRun(self.bench, self.goal, effort, self.folder, Progress(self.stream))
+        return run_trials(search_run, self.study(), self.space(), listener or self.heard.append)
 
     def seeds(self, *policies: Policy) -> list[str]:
         """Paths of policies to try first."""

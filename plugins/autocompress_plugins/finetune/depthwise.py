@@ -6,47 +6,59 @@ AVX512-BF16, a 5x5 kernel with stride 2 on 672 channels took 449 ms backwards, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 SMALL = 64
 """Output positions up to which a sum for each tap of the window is faster than a convolution in float32."""
 
 
-@contextmanager
-def fast_depthwise(module: nn.Module) -> Iterator[None]:
-    """Use the fast gradient in every square depthwise convolution of a module."""
-    chosen = [part for part in module.modules() if isinstance(part, nn.Conv2d) and _is_plain_depthwise(part)]
-    for part in chosen:
-        part.forward = _forward_of(part)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for part in chosen:
-            del part.__dict__["forward"]
+class FastDepthwise(TorchFunctionMode):
+    """Within this context every square depthwise convolution has the fast gradient, whichever module calls it."""
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Replace `conv2d` where it is such a convolution."""
+        if func is functional.conv2d:
+            call = _arguments(*args, **(kwargs or {}))
+            if call is not None:
+                inputs, weight, bias, stride, padding = call
+                outputs = _Depthwise.apply(inputs, weight.to(inputs.dtype), stride, padding)
+                return outputs if bias is None else outputs + bias.to(inputs.dtype).reshape(-1, 1, 1)
+        return func(*args, **(kwargs or {}))
 
 
-def _is_plain_depthwise(part: nn.Conv2d) -> bool:
-    depthwise = part.groups == part.in_channels == part.out_channels > 1
-    square = len({*part.kernel_size}) == len({*part.stride}) == len({*part.padding}) == 1
-    plain = part.padding_mode == "zeros" and part.dilation == (1, 1) and not isinstance(part.padding, str)
-    return depthwise and square and plain
+_Call = tuple[Tensor, Tensor, Tensor | None, int, int]
+"""Inputs, weight, bias, stride and padding."""
 
 
-def _forward_of(part: nn.Conv2d) -> Any:
-    stride, padding = int(part.stride[0]), int(part.padding[0])
+def _arguments(
+    inputs: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> _Call | None:
+    """What the fast gradient needs; None for any other convolution."""
+    sizes = [_only(value) for value in (stride, padding, dilation, tuple(weight.shape[2:]))]
+    if None in sizes or sizes[2] != 1 or not groups == len(weight) == inputs.shape[1] > 1:
+        return None
+    return inputs, weight, bias, int(sizes[0] or 0), int(sizes[1] or 0)
 
-    def forward(inputs: Tensor) -> Tensor:
-        weight = part.weight.to(inputs.dtype)
-        outputs: Tensor = _Depthwise.apply(inputs, weight, stride, padding)
-        return outputs if part.bias is None else outputs + part.bias.to(inputs.dtype).reshape(-1, 1, 1)
 
-    return forward
+def _only(size: Any) -> int | None:
+    """The number that is the same along both axes; None: there is none."""
+    if isinstance(size, int):
+        return size
+    return size[0] if not isinstance(size, str) and len({*size}) == 1 else None
 
 
 class _Depthwise(torch.autograd.Function):

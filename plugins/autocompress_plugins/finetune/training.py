@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from autocompress import Examples, call_factory
 from autocompress.errors import DataError, ModelError
-from autocompress_plugins.finetune.depthwise import fast_depthwise
+from autocompress_plugins.finetune.depthwise import FastDepthwise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,7 +99,7 @@ def train(module: nn.Module, candidate: Recoverable, recipe: Recipe) -> None:
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(candidate.seed)
-        stack.enter_context(fast_depthwise(module))
+        stack.enter_context(FastDepthwise())
         module.to(memory_format=torch.channels_last)
         for epoch in range(1, recipe.epochs + 1):
             loss = _epoch(module.train(), lesson, examples, taught, optimizer, clock, recipe)

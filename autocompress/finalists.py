@@ -1,0 +1,168 @@
+"""The best trials, built and measured again before one is chosen, and made better where a recovery can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from autocompress.artifact import Artifact
+from autocompress.budget import Budget, Measurement
+from autocompress.candidate import Candidate
+from autocompress.compress import CompressedModel
+from autocompress.device import TimingSettings
+from autocompress.evaluation import check_outputs
+from autocompress.loop import Goal, SearchRun
+from autocompress.policy import Policy
+from autocompress.record import TrialRecord
+from autocompress.selection import nearest, rank, ranked
+from autocompress.trial import Bench
+from autocompress.twin import module_twin, twin_outputs
+
+LONGER = 3.0
+"""Finalists are timed for so many times the seconds of a trial."""
+
+TWIN_IMAGES = 256
+"""At most so many calibration examples are compared; few would make the agreement of an unsure model a matter of luck."""
+
+MORE_FINALISTS = 10
+"""How many further candidates are tried when no finalist holds what its trial promised."""
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial whose file was built and measured again; `record` None: FP32 itself."""
+
+    record: TrialRecord | None
+    policy: Policy
+    artifact: Artifact
+    measurement: Measurement
+    candidate: Candidate | None
+
+
+def find_finalists(run: SearchRun, records: Sequence[TrialRecord]) -> tuple[list[Finalist], list[str]]:
+    """The best trials, built and measured again, then the same and hopeful ones after recovery.
+
+    Returns:
+        The finalists, and why others could not be one.
+    """
+    found: list[Finalist] = []
+    reasons: list[str] = []
+    for record in _in_order(records, run.goal)[: run.settings.finalists + MORE_FINALISTS]:
+        if _is_settled(found, record, run.goal, run.settings.finalists):
+            break
+        found += _tried(run, record, reasons, "dropped as finalist", _rebuilt)
+    for record in _hopeful(run, records, found):
+        found += _tried(run, record, reasons, "not recovered", _recovered)
+    return found, reasons
+
+
+def _tried(
+    run: SearchRun, record: TrialRecord, reasons: list[str], failure: str, measure: Callable[[SearchRun, TrialRecord], Finalist]
+) -> list[Finalist]:
+    """As in a trial, one bad candidate does not end the search."""
+    try:
+        return [measure(run, record)]
+    except Exception as error:
+        reasons.append(f"trial {record.number} was {failure}: {type(error).__name__}: {error}")
+        return []
+
+
+def _rebuilt(run: SearchRun, record: TrialRecord) -> Finalist:
+    return _measured(run, record, run.bench.database.compress(record.policy), f"t{record.number:04d}")
+
+
+def _hopeful(run: SearchRun, records: Sequence[TrialRecord], found: Sequence[Finalist]) -> list[TrialRecord]:
+    """Trials that a recovery may turn into the answer: all limits but that of accuracy hold, and that one nearly."""
+    if not run.bench.components.slow_recoveries:
+        return []
+    known = {finalist.policy.digest: finalist.measurement for finalist in found}
+    near = [record for record in records if could_recover(record, run.goal.budget, run.settings.recoverable_drop)]
+    near = list({record.policy.digest: record for record in near}.values())
+    near.sort(key=lambda record: rank(run.goal.objective, known.get(record.policy.digest, record.measurement)))
+    return near[: run.settings.finalists]
+
+
+def _recovered(run: SearchRun, record: TrialRecord) -> Finalist:
+    """The candidate after the recoveries for finalists, in their order."""
+    bench = run.bench
+    candidate = bench.recoverable(record.policy, run.folder / "finalists", run.settings.seed, run.progress)
+    for recovery in bench.components.slow_recoveries:
+        with run.progress.stage(f"trial {record.number}: {recovery.name}"):
+            candidate = replace(candidate, compressed=recovery.recover(candidate))
+    return _measured(run, record, candidate.compressed, f"t{record.number:04d}-recovered")
+
+
+def _measured(run: SearchRun, record: TrialRecord, compressed: CompressedModel, name: str) -> Finalist:
+    """Build the file, compare it with the module twin, and measure size, latency and accuracy in full."""
+    bench = run.bench
+    candidate = bench.lower(record.policy, compressed, run.folder / "finalists" / f"{name}.onnx")
+    _check_twin(bench, candidate)
+    path, size = candidate.artifact.path, candidate.artifact.size_bytes
+    longer = TimingSettings(bench.timing.seconds * LONGER, bench.timing.precision)
+    latency = bench.device.latency(bench.graph.path, path, bench.evaluator.inputs("example"), longer)
+    accuracy, drop, images = _accuracy(run, record, candidate)
+    measurement = Measurement(
+        size_bytes=size,
+        size_ratio=size / len(bench.graph.data),
+        latency_ms=latency.median_ms,
+        latency_ratio=latency.ratio,
+        accuracy=accuracy,
+        accuracy_drop=drop,
+        images=images,
+        latency=latency,
+    )
+    return Finalist(record, record.policy, candidate.artifact, measurement, candidate)
+
+
+def _accuracy(run: SearchRun, record: TrialRecord, candidate: Candidate) -> tuple[float | None, float | None, int]:
+    """Accuracy, drop and examples of the whole search set; known when the trial measured these very bytes in full."""
+    evaluator, known = run.bench.evaluator, record.measurement
+    reference = evaluator.reference_statistics("search")
+    if known.images == len(reference) and record.sha256 == candidate.artifact.sha256:
+        return known.accuracy, known.accuracy_drop, known.images
+    statistics = evaluator.statistics(candidate.artifact.path, "search", 0, len(reference))
+    accuracy = evaluator.metric.value(statistics)
+    return accuracy, evaluator.metric.value(reference) - accuracy, len(statistics)
+
+
+def could_recover(record: TrialRecord, budget: Budget, recoverable_drop: float) -> bool:
+    """Whether only accuracy is missing, and by no more than recovery may bring back."""
+    drop = record.measurement.accuracy_drop
+    others = [excess for name, excess in record.violations.items() if name != "accuracy_drop"]
+    return (
+        record.measurement.latency_ms is not None
+        and all(excess <= 0 for excess in others)
+        and drop is not None
+        and (drop <= (budget.accuracy_drop or 0.0) + recoverable_drop)
+    )
+
+
+def fits(goal: Goal, measurement: Measurement) -> bool:
+    """Whether a measurement keeps every limit."""
+    return all(excess <= 0 for excess in goal.budget.violations(measurement).values())
+
+
+def _in_order(records: Sequence[TrialRecord], goal: Goal) -> list[TrialRecord]:
+    """Each policy once, the best first; after the feasible ones those that miss the budget by least."""
+    near = [record for record in nearest(records, goal.objective) if not record.feasible]
+    order: dict[str, TrialRecord] = {}
+    for record in (*ranked(records, goal.objective), *near):
+        order.setdefault(record.policy.digest, record)
+    return list(order.values())
+
+
+def _is_settled(found: Sequence[Finalist], upcoming: TrialRecord, goal: Goal, wanted: int) -> bool:
+    """Whether measuring further candidates cannot change the answer; after the feasible trials come those that missed."""
+    enough, holds = len(found) >= wanted, any(fits(goal, finalist.measurement) for finalist in found)
+    return (holds and enough) if upcoming.feasible else (holds or enough)
+
+
+def _check_twin(bench: Bench, candidate: Candidate) -> None:
+    capabilities = bench.components.target.capabilities()
+    twin = module_twin(bench.graph, bench.task.model, bench.groups, candidate.policy, candidate.compressed, capabilities)
+    examples = bench.task.sets["calibration"].inputs[:TWIN_IMAGES]
+    outputs = bench.device.outputs(
+        candidate.artifact.path, bench.evaluator.inputs("calibration"), 0, len(examples), bench.evaluator.batch
+    )
+    class_scores = bench.components.metric.class_scores
+    check_outputs(outputs, twin_outputs(twin, examples), "file and module twin", class_scores=class_scores)
