@@ -37,6 +37,8 @@ from autocompress.trial import TrialSettings
 
 CONFIG_MODULE = "autocompress.conf"
 
+CROSS_ENTROPY = "torch.nn.functional:cross_entropy"
+
 
 @dataclass
 class BudgetSettings:
@@ -71,10 +73,15 @@ class BaseSchema:
 
 @dataclass
 class JobSchema(BaseSchema):
-    """A job of the command line: a search with a model and data by configuration."""
+    """A job of the command line: a search with a model and data by configuration.
+
+    Attributes:
+        loss: 'module:function' of (outputs, targets), for pruners that ask for gradients and for fine-tuning.
+    """
 
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
+    loss: str = CROSS_ENTROPY
 
 
 @dataclass
@@ -156,12 +163,14 @@ class Job:
 
     Attributes:
         settings: None for a verb that measures nothing.
+        loss: address of a function of (outputs, targets).
         policy, artifact: the file that `apply` or `evaluate` was given.
     """
 
     settings: Settings | None = None
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
+    loss: str = CROSS_ENTROPY
     policy: Path | None = None
     artifact: Path | None = None
 
@@ -192,7 +201,7 @@ def job_from(config: DictConfig, registry: Registry, folder: Path | None = None)
     settings = search_settings(config, registry, folder or Path(HydraConfig.get().runtime.output_dir))
     schema = cast(JobSchema, OmegaConf.to_object(config))
     paths = {name: Path(getattr(schema, name)) for name in ("policy", "artifact") if hasattr(schema, name)}
-    return Job(settings, schema.model, schema.data, **paths)
+    return Job(settings, schema.model, schema.data, schema.loss, **paths)
 
 
 def search_settings(config: DictConfig, registry: Registry, folder: Path) -> Settings:

@@ -18,6 +18,7 @@ from autocompress.data import load_splits
 from autocompress.device import open_device
 from autocompress.errors import ConfigError, PolicyError
 from autocompress.evaluation import Evaluator
+from autocompress.factories import load_function
 from autocompress.graph import BaseGraph, export
 from autocompress.intervals import interval, paired_drop
 from autocompress.policy import SavedPolicy, load_saved_policy
@@ -63,6 +64,7 @@ def build_task(job: Job, settings: Settings, progress: Progress) -> Task:
         report=splits.report,
         train=splits.train,
         metric=settings.components.metric.name,
+        loss=load_function("loss", job.loss),
         name=f"{job.model.name}-{job.data.name}",
     )
 

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from autocompress.errors import DataError
 
 Part = tuple[NDArray[np.float32], NDArray[np.int64]]
-"""Inputs of shape (N, 1, height, width), and class numbers of shape (N,)."""
+"""Inputs of shape (N, 1, height, width) or (N, columns), and class numbers of shape (N,)."""
+
+TABLES = ("breast_cancer", "digits", "wine")
+"""Tables that scikit-learn brings along."""
 
 PARTS = ("train", "t10k")
 """What MNIST's files call the training and the test part."""
@@ -30,16 +33,45 @@ def digits(test_size: int = 1000, seed: int = 0) -> tuple[Part, Part]:
     """
     import torch
     from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels.astype(np.float32)).reshape(-1, 1, 8, 8) / 16
     inputs = torch.nn.functional.interpolate((images - 0.305) / 0.376, size=32, mode="bilinear").numpy()  # (1797, 1, 32, 32)
+    train, test = _split(labels, test_size, seed)
+    return (inputs[train], labels[train]), (inputs[test], labels[test])
+
+
+def table(name: str = "breast_cancer", test_size: int = 300, seed: int = 0) -> tuple[Part, Part]:
+    """A table of numbers with a class for each row: breast_cancer (569 rows, 30 columns, 2 classes), wine (178, 13, 3), digits.
+
+    Each column has mean 0 and standard deviation 1 on the training part; one that is constant there is left at 0.
+
+    Args:
+        test_size: rows of the test part, drawn with the classes in proportion.
+
+    Raises:
+        DataError: there is no such table, or a part of that size cannot have all classes.
+    """
+    from sklearn import datasets
+
+    if name not in TABLES:
+        raise DataError(f"data.kwargs.name: no table '{name}'; expected one of {', '.join(TABLES)}")
+    columns, labels = getattr(datasets, f"load_{name}")(return_X_y=True)
+    train, test = _split(labels, test_size, seed)
+    mean, deviation = columns[train].mean(axis=0), columns[train].std(axis=0)
+    inputs = ((columns - mean) / np.where(deviation > 0, deviation, 1.0)).astype(np.float32)
+    return (inputs[train], labels[train]), (inputs[test], labels[test])
+
+
+def _split(labels: NDArray[np.int64], test_size: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the training and of the test part."""
+    from sklearn.model_selection import train_test_split
+
     try:
         train, test = train_test_split(np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=seed)
     except ValueError as error:
         raise DataError(f"data.kwargs.test_size={test_size}: {error}") from None
-    return (inputs[train], labels[train]), (inputs[test], labels[test])
+    return train, test
 
 
 def idx_images(folders: Sequence[str], root: str = ".", mean: float = 0.0, std: float = 1.0) -> tuple[Part, Part]:

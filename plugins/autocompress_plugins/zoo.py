@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -108,6 +111,13 @@ def mnist_simplecnn(classes: int = 10) -> nn.Module:
         *(nn.Conv2d(1, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),  # (N, 32, 14, 14)
         *(nn.Flatten(), nn.Linear(32 * 14 * 14, classes)),
     )
+
+
+def mlp(features: int = 30, classes: int = 2, hidden: Sequence[int] = (128, 64)) -> nn.Module:
+    """Linear layers with Relu between them, for tables (N, features): 12,354 parameters as it stands."""
+    widths = [features, *hidden]
+    layers = [part for ends in pairwise(widths) for part in (nn.Linear(*ends), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
 
 
 def efficientnet_lite0(classes: int = 1000) -> nn.Module:

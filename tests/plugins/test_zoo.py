@@ -16,12 +16,19 @@ from autocompress.errors import ModelError
         ("digits_net", (1, 32, 32), 205_042),
         ("mnist_net", (1, 28, 28), 50_186),
         ("mnist_simplecnn", (1, 28, 28), 63_562),
+        ("mlp", (30,), 12_874),
     ],
 )
 def test_nets_have_the_documented_size(factory: str, shape: tuple[int, ...], parameters: int) -> None:
     net = getattr(zoo, factory)(classes=10)
     assert sum(weight.numel() for weight in net.parameters()) == parameters
     assert net.eval()(torch.zeros(2, *shape)).shape == (2, 10)
+
+
+def test_mlp_fits_its_table() -> None:
+    net = zoo.mlp()
+    assert sum(weight.numel() for weight in net.parameters()) == 12_354  # as its docstring says
+    assert zoo.mlp(13, 3, [])(torch.zeros(4, 13)).shape == (4, 3)
 
 
 def test_efficientnet_lite0_names_its_packages_when_they_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
