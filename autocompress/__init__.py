@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from autocompress.budget import Budget as Budget
     from autocompress.budget import Latency as Latency
     from autocompress.budget import Measurement as Measurement
+    from autocompress.compensation import compensate as compensate
     from autocompress.components import Capabilities as Capabilities
     from autocompress.components import CompressedLayer as CompressedLayer
     from autocompress.components import Metric as Metric
@@ -51,6 +52,7 @@ _HOMES = {
         *("Capabilities", "CompressedLayer", "Metric", "Observer", "Pruner", "QuantizedTensor", "Quantizer", "Recovery"),
         *("Sampler", "Target", "Tracker"),
     ),
+    "compensation": ("compensate",),
     "compress": ("CompressedModel",),
     "errors": ("AutocompressError",),
     "factories": ("call_factory", "load_function"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,25 +75,27 @@ def file_axis(entry: Entry, layer: Layer) -> int:
     return layer.channel_axis if entry.outputs else 1 - layer.channel_axis
 
 
-def keep_indices(
-    group: ChannelGroup, layers: Mapping[str, Layer], scores: Mapping[str, Tensor], decision: ChannelPolicy
-) -> Tensor:
-    """Indices of the channels that stay, ascending: those that `channel_scores` puts highest."""
-    score = channel_scores(group, layers, scores)
-    share = decision.sparsity if decision.threshold is None else float((score <= decision.threshold).float().mean())
+def keep_indices(group: ChannelGroup, score: Tensor, decision: ChannelPolicy) -> Tensor:
+    """Indices of the channels that stay, ascending: those with the highest score, shape (size,)."""
+    share = decision.sparsity if decision.threshold is None else share_below(score, decision.threshold)
     return score.argsort(descending=True, stable=True)[: group.kept_count(share)].sort().values
 
 
-def channel_scores(group: ChannelGroup, layers: Mapping[str, Layer], scores: Mapping[str, Tensor]) -> Tensor:
-    """Mean score of each channel over all tied weights: float32, shape (size,).
+def share_below(score: Tensor, threshold: float) -> float:
+    """Share of the entries that are not above a threshold."""
+    return float((score <= threshold).double().mean())
+
+
+def channel_scores(group: ChannelGroup, layers: Mapping[str, Layer], score: Callable[[str, int], Tensor]) -> Tensor:
+    """Mean score of each channel over all tied layers: float32, shape (size,).
 
     Args:
-        scores: layer name to the score of each weight. Each layer's scores are scaled to mean 1 first, so that a layer
-            with large weights does not outvote the others.
+        score: scores of the slices of a layer's weight along an axis, of that axis's length. Each layer's are scaled to mean 1
+            first, so that a layer with large weights does not outvote the others. So is what a threshold is compared with.
     """
     total = torch.zeros(group.size)
     for entry in group.entries:
-        along = scores[entry.module].float().movedim(file_axis(entry, layers[entry.module]), 0).flatten(1).mean(1)
+        along = score(entry.module, file_axis(entry, layers[entry.module])).float()
         total += along[entry.indices].mean(1) / along.mean().clamp_min(1e-30)
     return total / len(group.entries)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autocompress.calibration import Calibration, Range
-from autocompress.channels import ChannelGroup, file_axis, keep_indices
+from autocompress.channels import ChannelGroup, channel_scores, file_axis, keep_indices
 from autocompress.components import Components, CompressedLayer, QuantizedTensor
 from autocompress.errors import PolicyError
 from autocompress.graph import BaseGraph, Layer
@@ -52,7 +52,7 @@ class LayerDatabase:
         self._graph, self._calibration, self._components, self._groups = graph, calibration, components, groups
         self._masks = masks or {}
         self._layers: dict[tuple[object, ...], CompressedLayer] = {}
-        self._scores: dict[tuple[str, str], Tensor] = {}
+        self._scores: dict[tuple[str, str, int | None], Tensor] = {}
 
     def compress(self, policy: Policy) -> CompressedModel:
         """All tensors of a policy.
@@ -61,10 +61,11 @@ class LayerDatabase:
             PolicyError: the policy names a layer, group, quantizer or pruner that does not exist here.
         """
         self._check(policy)
-        kept = {name: self._keep(name, policy) for name, group in policy.channels.items() if group.prunes}
+        kept = self._kept(policy)
         cuts = file_cuts(self._graph, self._groups, kept)
+        cutters = _cutters(policy, self._groups)
         layers = {
-            name: self._layer(layer, policy.layers.get(name, LayerPolicy()), cuts.get(name, {}))
+            name: self._layer(layer, policy.layers.get(name, LayerPolicy()), cuts.get(name, {}), cutters.get(name))
             for name, layer in self._graph.layers.items()
             if name in cuts or policy.layers.get(name, LayerPolicy()) != LayerPolicy()
         }
@@ -87,29 +88,53 @@ class LayerDatabase:
 
     def score(self, pruner: str, layer: str) -> Tensor:
         """What a pruner thinks of each weight of a whole layer: float32, shape of the weight."""
-        if (pruner, layer) not in self._scores:
+        if (pruner, layer, None) not in self._scores:
             stats = self._stats(layer)
-            self._scores[pruner, layer] = self._components.pruners[pruner].score(stats.weight, stats)
-        return self._scores[pruner, layer]
+            self._scores[pruner, layer, None] = self._components.pruners[pruner].score(stats.weight, stats)
+        return self._scores[pruner, layer, None]
 
-    def _keep(self, name: str, policy: Policy) -> Tensor:
-        group, decision = self._groups[name], policy.channels[name]
-        scores = {entry.module: self.score(str(decision.pruner), entry.module) for entry in group.entries}
-        return keep_indices(group, self._graph.layers, scores, decision)
+    def group_score(self, pruner: str, group: str) -> Tensor:
+        """What a pruner thinks of each channel of a group: float32, shape (size,), mean 1."""
+
+        def score(layer: str, axis: int) -> Tensor:
+            if (pruner, layer, axis) not in self._scores:
+                stats = self._stats(layer)
+                self._scores[pruner, layer, axis] = self._components.pruners[pruner].channel_score(stats.weight, stats, axis)
+            return self._scores[pruner, layer, axis]
+
+        return channel_scores(self._groups[group], self._graph.layers, score)
+
+    def remaining(self, policy: Policy) -> dict[str, Tensor]:
+        """Which weights of each layer that is pruned are in the file: bool, shape of the whole layer's weight."""
+        self._check(policy)
+        cuts = file_cuts(self._graph, self._groups, self._kept(policy))
+        pruned = [name for name, layer in policy.layers.items() if layer.prunes]
+        return {name: self._remaining(name, policy, cuts.get(name, {})) for name in dict.fromkeys([*cuts, *pruned])}
+
+    def _remaining(self, name: str, policy: Policy, cuts: Mapping[int, Tensor]) -> Tensor:
+        stats, decision = self._stats(name).cut(cuts), policy.layers.get(name, LayerPolicy())
+        mask = self._mask(stats.layer, decision, cuts) if decision.prunes else torch.ones(stats.layer.shape, dtype=torch.bool)
+        return _widened(mask, self._graph.layers[name], cuts)
+
+    def _kept(self, policy: Policy) -> dict[str, Tensor]:
+        return {name: self._keep(name, group) for name, group in policy.channels.items() if group.prunes}
+
+    def _keep(self, name: str, decision: ChannelPolicy) -> Tensor:
+        return keep_indices(self._groups[name], self.group_score(str(decision.pruner), name), decision)
 
     def _stats(self, layer: str) -> LayerStats:
         return self._calibration.stats(self._graph.layers[layer])
 
-    def _layer(self, layer: Layer, policy: LayerPolicy, cuts: Mapping[int, Tensor]) -> CompressedLayer:
-        key = (layer.name, policy, tuple((axis, tuple(kept.tolist())) for axis, kept in sorted(cuts.items())))
+    def _layer(self, layer: Layer, policy: LayerPolicy, cuts: Mapping[int, Tensor], cutter: str | None) -> CompressedLayer:
+        key = (layer.name, policy, cutter, tuple((axis, tuple(kept.tolist())) for axis, kept in sorted(cuts.items())))
         if key not in self._layers:
-            self._layers[key] = self._compressed(layer, policy, cuts)
+            self._layers[key] = self._compressed(layer, policy, cuts, cutter)
         return self._layers[key]
 
-    def _compressed(self, layer: Layer, policy: LayerPolicy, cuts: Mapping[int, Tensor]) -> CompressedLayer:
+    def _compressed(self, layer: Layer, policy: LayerPolicy, cuts: Mapping[int, Tensor], cutter: str | None) -> CompressedLayer:
         whole = self._stats(layer.name)
         stats = whole.cut(cuts)
-        weight, mask = stats.weight, None
+        weight, mask = self._without_inputs(whole, cuts, cutter), None
         if policy.prunes:
             pruner = self._components.pruners[str(policy.pruner)]
             mask = self._mask(stats.layer, policy, cuts)
@@ -124,6 +149,14 @@ class LayerDatabase:
 
     def _mask(self, layer: Layer, policy: LayerPolicy, cuts: Mapping[int, Tensor]) -> Tensor:
         if layer.name in self._masks:
+    def _without_inputs(self, whole: LayerStats, cuts: Mapping[int, Tensor], cutter: str | None) -> Tensor:
+        """The weight after its channels were removed; those that stay may take over what removed inputs gave."""
+        axis = 1 - whole.layer.channel_axis
+        if cutter is None or axis not in cuts:
+            return slice_axes(whole.weight, cuts)
+        mask = torch.zeros(whole.layer.shape, dtype=torch.bool).index_fill_(axis, cuts[axis], True)
+        return slice_axes(self._components.pruners[cutter].update(whole.weight, mask, whole), cuts)
+
             return self._masks[layer.name]
         return weight_mask(slice_axes(self.score(str(policy.pruner), layer.name), cuts), layer, policy)
 
@@ -136,6 +169,20 @@ class LayerDatabase:
 
 def file_cuts(graph: BaseGraph, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Tensor]) -> dict[str, dict[int, Tensor]]:
     """Layer to axis of the file's weight to the indices that stay."""
+def _cutters(policy: Policy, groups: Mapping[str, ChannelGroup]) -> dict[str, str]:
+    """Layer that reads removed channels to the pruner that removed them."""
+    cut = {name: str(decision.pruner) for name, decision in policy.channels.items() if decision.prunes}
+    return {entry.module: pruner for name, pruner in cut.items() for entry in groups[name].entries if not entry.outputs}
+
+
+def _widened(mask: Tensor, layer: Layer, cuts: Mapping[int, Tensor]) -> Tensor:
+    """A mask of what is left of a layer, with False where it was cut: the whole layer's shape."""
+    for axis, kept in cuts.items():
+        shape = [*mask.shape[:axis], layer.shape[axis], *mask.shape[axis + 1 :]]
+        mask = torch.zeros(shape, dtype=torch.bool).index_copy_(axis, kept, mask)
+    return mask
+
+
     cuts: dict[str, dict[int, Tensor]] = {}
     for name, channels in kept.items():
         for entry in groups[name].entries:

@@ -31,7 +31,7 @@ class LayerPolicy:
         bits: of the weights.
         pruner: ranks the weights; None removes none.
         sparsity: share of the weights set to zero; with a threshold, the share that it is expected to reach.
-        structure: `unstructured`, or `n:m`: of each m neighbouring inputs the n best stay.
+        structure: `unstructured`, or `n:m`: of each m neighbouring inputs the n best stay, whatever `sparsity` says.
         threshold: remove every weight whose score is not above it, whatever share that is.
         activation: `static`: integer with a fixed range; `dynamic`: with a range found at run time; `float`: the weight is only
             stored in codes.
@@ -48,7 +48,12 @@ class LayerPolicy:
     @property
     def prunes(self) -> bool:
         """Whether single weights are removed."""
-        return self.sparsity > 0 or self.threshold is not None
+        return self.sparsity > 0 or self.threshold is not None or self.structure != UNSTRUCTURED
+    def __post_init__(self) -> None:
+        if not isinstance(self.structure, str):
+            hint = "in a YAML file write n:m in quotes, for example '2:4': without them it is a time of day"
+            raise PolicyError(f"structure {self.structure!r}: expected '{UNSTRUCTURED}' or n:m; {hint}")
+
 
 
 @dataclass(frozen=True)

@@ -54,16 +54,15 @@ def _best_of_each(score: Tensor, layer: Layer, n: int, m: int) -> Tensor:
     Neighbours are input channels at the same place of the window, as sparse kernels have it, or places of the window where a
     layer has fewer input channels than m.
     """
-    rows = score.movedim(layer.channel_axis, 0).flatten(2)  # (channels, inputs, window)
-    rows = rows.reshape(*rows.shape[:2], -1)
-    by_input = rows.shape[1] >= m
-    order = rows.transpose(1, 2) if by_input else rows
-    flat = order.reshape(math.prod(order.shape[:2]), order.shape[2])
-    mask = torch.cat([_top(part, math.ceil(n * part.shape[1] / m)) for part in flat.split(m, dim=1)], dim=1)
+    moved = score.movedim(layer.channel_axis, 0)  # (channels, inputs, *window)
+    order = moved.reshape(*moved.shape[:2], math.prod(moved.shape[2:]))
+    by_input = order.shape[1] >= m
+    order = order.transpose(1, 2) if by_input else order
+    rows = order.reshape(math.prod(order.shape[:2]), order.shape[2])
+    mask = torch.cat([_top(part, math.ceil(n * part.shape[1] / m)) for part in rows.split(m, dim=1)], dim=1)
     mask = mask.reshape(order.shape)
     mask = mask.transpose(1, 2) if by_input else mask
-    shape = [score.shape[layer.channel_axis], *(size for axis, size in enumerate(score.shape) if axis != layer.channel_axis)]
-    return mask.reshape(shape).movedim(0, layer.channel_axis)
+    return mask.reshape(moved.shape).movedim(0, layer.channel_axis)
 
 
 def _top(score: Tensor, count: int) -> Tensor:

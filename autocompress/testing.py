@@ -85,7 +85,7 @@ def make_layer(shape: tuple[int, ...], kind: str = "conv2d", channel_axis: int =
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """The given gradients, and statistics of the given inputs (groups, n, d), or else of whitened ones (mean 0, covariance I)."""
+    """The given gradients, and statistics of the given inputs (groups, n, d); else of whitened ones (mean 0, covariance I)."""
 
     gradients: Tensor
     inputs: Tensor | None = None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.channels import ChannelGroup, ChannelGroups, Entry, cut_module, find_groups, keep_indices, silenced_module
+from autocompress.channels import (
+    ChannelGroup,
+    ChannelGroups,
+    Entry,
+    channel_scores,
+    cut_module,
+    find_groups,
+    keep_indices,
+    silenced_module,
+)
 from autocompress.graph import BaseGraph, export
+from autocompress.policy import ChannelPolicy
 from autocompress.testing import make_layer
 from autocompress.twin import verify_groups
 
@@ -246,9 +257,22 @@ def test_the_channels_with_the_highest_mean_score_stay() -> None:
     a = torch.tensor([[1.0, 3.0], [0.0, 0.0], [5.0, 7.0], [2.0, 2.0]])  # means 2, 0, 6, 2; divided by their mean 2.5
     b = torch.tensor([[3.0, 0.0, 0.0, 6.0], [0.0, 9.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])  # means 1, 3, 0, 2; by 1.5
     # sums: 0.8 + 0.67, 0 + 2, 2.4 + 0, 0.8 + 1.33
-    assert keep_indices(group(4, 1), layers, {"a": a, "b": b}, 0.5).tolist() == [2, 3]
-    assert keep_indices(group(4, 1), layers, {"a": a, "b": b}, 0.25).tolist() == [1, 2, 3]
-    assert keep_indices(group(4, 1), layers, {"a": 1000 * a, "b": b}, 0.25).tolist() == [1, 2, 3]  # no layer outvotes another
+    score = channel_scores(group(4, 1), layers, means(a=a, b=b))
+    torch.testing.assert_close(score, torch.tensor([0.8 + 2 / 3, 2.0, 2.4, 0.8 + 4 / 3]) / 2)
+    torch.testing.assert_close(channel_scores(group(4, 1), layers, means(a=1000 * a, b=b)), score)  # no layer outvotes another
+    for decision, kept in [
+        (ChannelPolicy("p", 0.5), [2, 3]),
+        (ChannelPolicy("p", 0.25), [1, 2, 3]),
+        (ChannelPolicy("p", threshold=1.0), [2, 3]),  # 1.0 itself is not above it
+        (ChannelPolicy("p", threshold=0.8), [1, 2, 3]),
+        (ChannelPolicy("p", threshold=9.0), [2]),  # one unit of channels always stays
+    ]:
+        assert keep_indices(group(4, 1), score, decision).tolist() == kept
+
+
+def means(**weights: Tensor) -> Callable[[str, int], Tensor]:
+    """Each slice's mean."""
+    return lambda layer, axis: weights[layer].movedim(axis, 0).flatten(1).mean(1)
 
 
 def test_kept_indices_are_ascending_whatever_the_order_of_the_channels() -> None:
@@ -260,6 +284,6 @@ def test_a_channel_that_spans_several_inputs_counts_all_of_them() -> None:
     layers = {"a": replace(make_layer((2, 1)), name="a"), "b": replace(make_layer((1, 4)), name="b")}
     entries = (Entry("a", True, torch.tensor([[0], [1]])), Entry("b", False, torch.tensor([[0, 1], [2, 3]])))
     spanning = ChannelGroup("a", 2, entries, multiple=1)
-    scores = {"a": torch.ones(2, 1), "b": torch.tensor([[9.0, 0.0, 5.0, 5.0]])}
-    assert keep_indices(spanning, layers, scores, 0.5).tolist() == [1]
+    score = channel_scores(spanning, layers, means(a=torch.ones(2, 1), b=torch.tensor([[9.0, 0.0, 5.0, 5.0]])))
+    assert keep_indices(spanning, score, ChannelPolicy("p", 0.5)).tolist() == [1]
     np.testing.assert_array_equal(entries[1].kept(torch.tensor([1])).numpy(), [2, 3])

@@ -128,13 +128,14 @@ def test_removing_output_channels_changes_no_other(tiny: Tiny, exact: LayerDatab
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_matching_leaves_the_codes_alone(tiny: Tiny, exact: LayerDatabase, name: str) -> None:
+def test_matching_leaves_the_codes_alone(tiny: Tiny, exact: LayerDatabase, exhaustive: Calibration, name: str) -> None:
     decision = DECISIONS["half_sparse_int4"]
     compressed = exact.compress(Policy({name: decision})).layers[name]
     weight, _ = original(tiny, tiny.graph.layers[name])
     mask = largest(weight.abs(), 0.5)
-    stats = tiny.calibration.stats(tiny.graph.layers[name])
-    rounded = tiny.components.quantizers["int4"].quantize(weight * mask, 4, stats, mask)
+    stats = exhaustive.stats(tiny.graph.layers[name])
+    left = tiny.components.pruners["sparse"].update(weight, mask, stats)
+    rounded = tiny.components.quantizers["int4"].quantize(left, 4, stats, mask)
     assert isinstance(compressed.weight, QuantizedTensor)
     assert torch.equal(compressed.weight.codes, rounded.codes)
     assert not torch.equal(compressed.weight.scale, rounded.scale)

@@ -19,7 +19,7 @@ class TestStability(PrunerContract):
 
 def score(weight: Tensor, gradients: Tensor, eps: float = 1e-3) -> Tensor:
     stats = make_stats(weight, make_layer(tuple(weight.shape), "linear"), gradients)
-    return Stability(eps).score(weight, stats)
+    return Stability(eps=eps).score(weight, stats)
 
 
 @pytest.fixture
