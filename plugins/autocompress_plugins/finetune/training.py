@@ -32,6 +32,9 @@ HELD_OUT = 1000
 
 CLIP_NORM = 5.0
 
+SURE = 20
+"""Steps after which the pace is known."""
+
 
 class Recipe(Protocol):
     """What the loop needs of the configuration; see `FineTune`."""
@@ -51,7 +54,7 @@ class Recipe(Protocol):
 
 @dataclass
 class _Clock:
-    """How far the training is, by steps or by time, whichever is further."""
+    """How far the training is: by its steps, or by the time where that will run out first."""
 
     steps: int
     seconds: float
@@ -60,8 +63,10 @@ class _Clock:
 
     @property
     def done(self) -> float:
-        """0 at the start, 1 at the end."""
-        return min(1.0, max(self.step / self.steps, (time.monotonic() - self.start) / self.seconds))
+        """0 at the start, 1 at the end; depends on the time only where the limit binds, so that a seed decides the rest."""
+        by_time = (time.monotonic() - self.start) / self.seconds
+        by_step = self.step / self.steps
+        return min(1.0, by_time if by_time >= 1 or (self.step >= SURE and by_time > by_step) else by_step)
 
     def rate(self) -> float:
         """The learning rate as a share of its peak."""
