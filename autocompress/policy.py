@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,10 +45,6 @@ class LayerPolicy:
     threshold: float | None = None
     activation: Activation = "static"
 
-    @property
-    def prunes(self) -> bool:
-        """Whether single weights are removed."""
-        return self.sparsity > 0 or self.threshold is not None or self.structure != UNSTRUCTURED
     def __post_init__(self) -> None:
         if not isinstance(self.structure, str):
             hint = "in a YAML file write n:m in quotes, for example '2:4': without them it is a time of day"
@@ -58,6 +54,16 @@ class LayerPolicy:
 
 @dataclass(frozen=True)
 class ChannelPolicy:
+    @property
+    def prunes(self) -> bool:
+        """Whether single weights are removed."""
+        return self.sparsity > 0 or self.threshold is not None or self.structure != UNSTRUCTURED
+
+    @property
+    def decision(self) -> LayerPolicy:
+        """The same without a sparsity that follows from structure or threshold."""
+        follows = self.threshold is not None or self.structure != UNSTRUCTURED
+        return replace(self, sparsity=0.0) if follows else self
     """Channels of one dependency group.
 
     Attributes:
@@ -79,6 +85,11 @@ class ChannelPolicy:
 @dataclass(frozen=True)
 class Policy:
     """Decisions for a whole model.
+    @property
+    def decision(self) -> ChannelPolicy:
+        """The same without a sparsity that follows from the threshold."""
+        return self if self.threshold is None else replace(self, sparsity=0.0)
+
 
     Attributes:
         layers: layer name to its weight policy; a layer that is not named stays in float.

@@ -33,6 +33,7 @@ from autocompress.registry import Registry, load_registry
 from autocompress.report import write_result
 from autocompress.settings import Settings
 from autocompress.space import SearchSpace, build_space
+from autocompress.sparsity import CHANNEL
 from autocompress.study import SearchStudy, open_study
 from autocompress.task import Task, check_labels
 from autocompress.trial import Bench
@@ -78,9 +79,10 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         _check_labels(task, settings.components.metric)
         with progress.stage("channel groups"):
             groups = _groups(task, graph, settings)
-        space = build_space(graph, settings.components, groups.groups, settings.space)
         with progress.stage("calibration"):
             bench = _bench(task, graph, groups, device, settings)
+            space = build_space(graph, settings.components, groups.groups, settings.space, bench.database)
+            bench.calibration.observe()
         with progress.stage("baseline"):
             baseline = bench.baseline()
         progress.note(_described(baseline, Quality.of(settings.components.metric)))
@@ -112,7 +114,7 @@ def _described(baseline: Measurement, quality: Quality) -> str:
 
 def _groups(task: Task, graph: BaseGraph, settings: Settings) -> ChannelGroups:
     """Channel groups, when some pruner may cut channels."""
-    if not settings.components.pruners or "channel" not in settings.space.structures:
+    if not settings.components.pruners or CHANNEL not in settings.space.structures:
         return ChannelGroups()
     example = task.example_input[:1]
     found = find_groups(graph, task.model, example, settings.space.channel_multiple)
@@ -122,7 +124,6 @@ def _groups(task: Task, graph: BaseGraph, settings: Settings) -> ChannelGroups:
 def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, settings: Settings) -> Bench:
     components = settings.components
     calibration = Calibration(task, graph, components, settings.folder / "cache", settings.search.seed)
-    calibration.observe()
     return Bench(
         task=task,
         graph=graph,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeVar
 
 from autocompress.graph import Layer
 from autocompress.policy import FLOAT_BITS, ChannelPolicy, LayerPolicy, Policy
 from autocompress.space import SearchSpace
+from autocompress.sparsity import CHANNEL, n_of_m
 
 MIXES = (0.25, 0.5, 0.75, 0.9)
 """Shares of all weights that a mixed seed gives the fewer bits to, largest layers first."""
 
 Choice = Mapping[str, LayerPolicy]
+_Option = TypeVar("_Option", LayerPolicy, ChannelPolicy)
 
 
 def seed_policies(space: SearchSpace, layers: Mapping[str, Layer]) -> list[Policy]:
@@ -36,7 +40,7 @@ def _policy(layers: Choice, channels: Mapping[str, ChannelPolicy] | None = None)
 
 def _levels(space: SearchSpace) -> list[int]:
     """Bit-widths that some layer can have without pruning, most first; float is the baseline, not a seed."""
-    found = {option.bits for options in space.layers.values() for option in options if option.sparsity == 0}
+    found = {option.bits for options in space.layers.values() for option in options if not option.prunes}
     return sorted(found - {FLOAT_BITS}, reverse=True)
 
 
@@ -46,7 +50,7 @@ def _uniform(space: SearchSpace, bits: int) -> Choice:
 
 def _nearest(options: Sequence[LayerPolicy], bits: int) -> LayerPolicy:
     """The unpruned option with the fewest bits that are at least `bits`, else the most precise one."""
-    fitting = [option for option in options if option.sparsity == 0 and option.bits >= bits]
+    fitting = [option for option in options if not option.prunes and option.bits >= bits]
     return min(fitting, key=lambda option: option.bits, default=options[0])
 
 
@@ -68,24 +72,56 @@ def _float_edges(space: SearchSpace) -> list[Choice]:
     return [dict.fromkeys(end, LayerPolicy()) for end in ends]
 
 
+@dataclass(frozen=True)
+class _Way:
+    """A way of pruning that all layers, or all groups of channels, can have in common."""
+
+    pruner: str
+    structure: str
+    by_threshold: bool
+    amount: float
+
+    @classmethod
+    def of(cls, option: LayerPolicy | ChannelPolicy) -> _Way:
+        """The way of an option that prunes; n:m has no amount besides its structure."""
+        structure = option.structure if isinstance(option, LayerPolicy) else CHANNEL
+        share = option.sparsity if n_of_m(structure) is None else 0.0
+        by_threshold = option.threshold is not None
+        return cls(str(option.pruner), structure, by_threshold, share if option.threshold is None else option.threshold)
+
+    def covers(self, other: _Way) -> bool:
+        """Whether the other is the same with at most this amount."""
+        return other.amount <= self.amount and replace(other, amount=self.amount) == self
+
+
+def _ways(tables: Iterable[Sequence[LayerPolicy | ChannelPolicy]]) -> list[_Way]:
+    """The ways that some table offers, from little to much."""
+    found = {_Way.of(option) for options in tables for option in options if option.prunes}
+    return sorted(found, key=lambda way: (way.structure, way.by_threshold, way.amount, way.pruner))
+
+
+def _strongest(options: Sequence[_Option], way: _Way) -> _Option | None:
+    """The option that removes most among those that the way covers: a table leaves out what changes nothing."""
+    fitting = [option for option in options if option.prunes and way.covers(_Way.of(option))]
+    return max(fitting, key=lambda option: _Way.of(option).amount, default=None)
+
+
 def _pruned(space: SearchSpace, base: Choice) -> list[Choice]:
-    """`base` with one pruner and share wherever a layer offers it."""
-    ways = {(o.pruner, o.sparsity) for options in space.layers.values() for o in options if o.sparsity > 0}
+    """`base` pruned in one way wherever a layer offers it."""
     return [
-        {name: _cut(options, base[name], pruner, share) for name, options in space.layers.items()}
-        for pruner, share in sorted(ways, key=str)
+        {name: _strongest(_alike(options, base[name]), way) or base[name] for name, options in space.layers.items()}
+        for way in _ways(space.layers.values())
     ]
 
 
-def _cut(options: Sequence[LayerPolicy], dense: LayerPolicy, pruner: str | None, share: float) -> LayerPolicy:
-    wanted = LayerPolicy(dense.quantizer, dense.bits, pruner, share)
-    return wanted if wanted in options else dense
+def _alike(options: Sequence[LayerPolicy], dense: LayerPolicy) -> list[LayerPolicy]:
+    """The options with the codes of a dense one."""
+    return [option for option in options if (option.quantizer, option.bits) == (dense.quantizer, dense.bits)]
 
 
 def _channel_cuts(space: SearchSpace) -> list[dict[str, ChannelPolicy]]:
-    """One pruner and share in every group that offers it."""
-    ways = {option for options in space.channels.values() for option in options if option.sparsity > 0}
-    return [
-        {name: way for name, options in space.channels.items() if way in options}
-        for way in sorted(ways, key=lambda way: (way.sparsity, str(way.pruner)))
+    """One way of removing channels in every group that offers it."""
+    chosen = [
+        {name: _strongest(options, way) for name, options in space.channels.items()} for way in _ways(space.channels.values())
     ]
+    return [{name: cut for name, cut in choice.items() if cut is not None} for choice in chosen]

@@ -41,6 +41,13 @@ def weight_mask(score: Tensor, layer: Layer, policy: LayerPolicy) -> Tensor:
     return largest(score, policy.sparsity) if policy.threshold is None else score > policy.threshold
 
 
+def share_removed(layer: Layer, structure: str) -> float:
+    """Share of a layer's weights that `n:m` removes; fewer than m neighbours at the end of a row lose less."""
+    numbers = n_of_m(structure)
+    assert numbers is not None, f"structure {structure} has no share of its own"
+    return 1 - float(_best_of_each(torch.zeros(layer.shape), layer, *numbers).double().mean())
+
+
 def largest(score: Tensor, sparsity: float) -> Tensor:
     """Mask of the entries that stay when the share `sparsity` with the lowest score is removed; exact also with ties."""
     mask = torch.ones(score.numel(), dtype=torch.bool)
@@ -59,7 +66,8 @@ def _best_of_each(score: Tensor, layer: Layer, n: int, m: int) -> Tensor:
     by_input = order.shape[1] >= m
     order = order.transpose(1, 2) if by_input else order
     rows = order.reshape(math.prod(order.shape[:2]), order.shape[2])
-    mask = torch.cat([_top(part, math.ceil(n * part.shape[1] / m)) for part in rows.split(m, dim=1)], dim=1)
+    parts = [rows[:, start : start + m] for start in range(0, rows.shape[1], m)]
+    mask = torch.cat([_top(part, math.ceil(n * part.shape[1] / m)) for part in parts], dim=1)
     mask = mask.reshape(order.shape)
     mask = mask.transpose(1, 2) if by_input else mask
     return mask.reshape(moved.shape).movedim(0, layer.channel_axis)

@@ -59,12 +59,32 @@ def test_pruning_is_tried_on_the_most_precise_codes_one_way_at_a_time() -> None:
     assert sorted(p.digest for p in found[1:]) == sorted(Policy(layers).digest for layers in expected)
 
 
+def test_structures_and_thresholds_are_ways_of_their_own() -> None:
+    """A layer on which a threshold removes nothing has the option of the next lower one."""
+    half = replace(INT8, pruner="sparse", sparsity=0.5)
+    two, odd = replace(half, structure="2:4"), replace(half, structure="2:4", sparsity=4 / 9)
+    low, high = replace(half, sparsity=0.1, threshold=0.01), replace(half, sparsity=0.6, threshold=0.02)
+    layers = {"small": (INT8, half, odd, low), "middle": (INT8, two, low, high), "large": (INT8, half, two)}
+    found = [dict(policy.layers) for policy in seed_policies(SearchSpace(layers, {}), LAYERS)]
+    assert found == [
+        dict.fromkeys(LAYERS, INT8),
+        {"small": odd, "middle": two, "large": two},
+        {"small": half, "middle": INT8, "large": half},
+        {"small": low, "middle": low, "large": INT8},
+        {"small": low, "middle": high, "large": INT8},
+    ]
+
+
 def test_each_way_of_cutting_channels_is_tried_in_all_groups_that_offer_it() -> None:
     little, much = ChannelPolicy("sparse", 0.3), ChannelPolicy("sparse", 0.5)
     groups = {"small": (ChannelPolicy(), little), "large": (ChannelPolicy(), little, much)}
     found = seed_policies(SearchSpace(dict.fromkeys(LAYERS, (INT8,)), groups), LAYERS)
     base = dict.fromkeys(LAYERS, INT8)
-    assert found == [Policy(base), Policy(base, {"small": little, "large": little}), Policy(base, {"large": much})]
+    assert found == [
+        Policy(base),
+        Policy(base, {"small": little, "large": little}),
+        Policy(base, {"small": little, "large": much}),  # the most that each group offers
+    ]
 
 
 def test_first_and_last_layer_stay_quantized_where_float_is_not_allowed() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from autocompress_plugins.accuracy import Accuracy
 from autocompress_plugins.affine import Affine, Int4, Int8
 from autocompress_plugins.importance import Importance
@@ -18,6 +19,7 @@ from autocompress_plugins.onnxruntime_cpu import OnnxRuntime
 from autocompress_plugins.random_search import RandomSearch
 from autocompress_plugins.sparse import Sparse
 from optuna.distributions import IntDistribution
+from torch import Tensor
 
 from autocompress import Capabilities, ChannelPolicy, Layer, LayerPolicy, Policy, Quantizer
 from autocompress.channels import ChannelGroup
@@ -89,10 +91,22 @@ def components(quantizers: list[Quantizer], *pruners: Any, target: OnnxRuntime |
 BOTH = components([Int8(), Int4()])
 
 
+class Unscored:
+    """Shares of each layer need no scores: asking for them costs a calibration."""
+
+    def score(self, pruner: str, layer: str) -> Tensor:
+        raise AssertionError(f"nobody needs the scores of {pruner} for {layer}")
+
+    group_score = score
+
+
+NO_SCORES = Unscored()
+
+
 def space(
     parts: Components = BOTH, settings: SpaceSettings = DENSE, groups: Mapping[str, ChannelGroup] | None = None
 ) -> SearchSpace:
-    return build_space(GRAPH, parts, groups or {}, settings)
+    return build_space(GRAPH, parts, groups or {}, settings, NO_SCORES)
 
 
 def test_options_run_from_the_most_precise_to_the_smallest() -> None:
@@ -158,7 +172,7 @@ def test_no_option_is_dominated_and_none_is_missing() -> None:
     settings = SpaceSettings(sparsities=[0.1, 0.3, 0.5, 0.7, 0.9])
     capabilities = parts.target.capabilities()
     layer = GRAPH.layers["block.conv"]
-    offered = build_space(GRAPH, parts, {}, settings).layers["block.conv"]
+    offered = build_space(GRAPH, parts, {}, settings, NO_SCORES).layers["block.conv"]
     quantized = [("ladder", bits) for bits in (8, 6, 5, 4, 3, 2)] + [("int8", 8), ("int4", 4)]
     dense = [FLOAT, *(LayerPolicy(*pair) for pair in quantized)]
     cuts = [(name, share) for name in ("sparse", "importance") for share in settings.sparsities]
@@ -223,13 +237,123 @@ def test_channel_options_leave_different_numbers_of_channels() -> None:
     parts = components([Int8()], Sparse(), Importance())
     settings = SpaceSettings(sparsities=[0.6, 0.3, 0.5, 0.1])
     groups = {"stem": group("stem", 16), "block.conv": group("block.conv", 32)}
-    found = build_space(GRAPH, parts, groups, settings).channels
+    found = build_space(GRAPH, parts, groups, settings, NO_SCORES).channels
     # 16 channels in steps of 8: only 8 are left besides all; 32: 24, 16, 16 and 8 steps less for the last two shares
     assert [option.sparsity for option in found["stem"] if option.pruner != "importance"] == [0.0, 0.3]
     assert found["block.conv"][0] == ChannelPolicy()
     shares = [option.sparsity for option in found["block.conv"] if option.pruner == "sparse"]
     assert [groups["block.conv"].kept_count(share) for share in shares] == [24, 16]
     assert {option.pruner for option in found["block.conv"]} == {None, "sparse", "importance"}
+
+
+# --- structures, thresholds and scopes ---
+
+
+def test_n_of_m_is_offered_with_the_share_that_each_layer_loses() -> None:
+    """The stem has one input channel and nine places: 2 of 4, 2 of 4, 1 of 1 stay."""
+    parts = components([Int8()], Sparse(), Importance())
+    found = space(parts, SpaceSettings(sparsities=[], structures=["2:4"]))
+    shares = {"stem": 4 / 9, "block.conv": 0.5, "block.depth": 4 / 9, "head": 0.5}
+    for name, share in shares.items():
+        cuts = [LayerPolicy("int8", 8, pruner, pytest.approx(share), "2:4") for pruner in ("sparse", "importance")]
+        assert list(found.layers[name]) == [FLOAT, INT8, *cuts]
+    assert found.channels == {}
+
+
+def test_structures_do_not_dominate_each_other() -> None:
+    """2:4 loses as much as half of the weights; which half is better is for the search to find out."""
+    found = space(components([Int8()], Sparse()), SpaceSettings(sparsities=[0.5], structures=["unstructured", "2:4", "1:4"]))
+    cuts = [(option.structure, option.sparsity) for option in found.layers["head"] if option.prunes]
+    assert sorted(cuts) == [("1:4", 0.75), ("2:4", 0.5), ("unstructured", 0.5)]
+
+
+@dataclass
+class Known:
+    """Given scores, by the name of the layer or group, and by pruner where they differ."""
+
+    scores: Mapping[str, Tensor]
+
+    def score(self, pruner: str, layer: str) -> Tensor:
+        return self.scores.get(f"{pruner}/{layer}", self.scores.get(layer, torch.ones(4)))
+
+    group_score = score
+
+
+def ramp(layer: Layer, low: float, high: float) -> Tensor:
+    return torch.linspace(low, high, layer.parameters).reshape(layer.shape)
+
+
+def test_threshold_is_offered_with_the_share_that_it_reaches_and_only_where_it_removes_something() -> None:
+    stem, head = GRAPH.layers["stem"], GRAPH.layers["head"]  # 144 and 320 weights
+    known = Known({"stem": ramp(stem, 0, 1), "head": ramp(head, 1, 2)})
+    settings = SpaceSettings(sparsities=[], thresholds=[0.5, 1.5, -1.0], structures=["unstructured"])
+    found = build_space(GRAPH, components([Int8()], Sparse()), {}, settings, known).layers
+    assert found["stem"] == (FLOAT, INT8, LayerPolicy("int8", 8, "sparse", 0.5, threshold=0.5))  # 1.5 would leave nothing
+    assert found["head"] == (FLOAT, INT8, LayerPolicy("int8", 8, "sparse", 0.5, threshold=1.5))
+    assert found["block.conv"] == (FLOAT, INT8)
+
+
+def test_global_share_is_one_threshold_for_all_layers() -> None:
+    """Half of all 5,216 scores lies in the largest layer, which alone is below the common threshold."""
+    low = dict.fromkeys(("stem", "block.depth", "head"), 1.0) | {"block.conv": 0.0}
+    known = Known({name: ramp(layer, low[name], low[name] + 0.9) for name, layer in GRAPH.layers.items()})
+    settings = SpaceSettings(sparsities=[0.5], structures=["unstructured"], scope="global")
+    found = build_space(GRAPH, components([Int8()], Sparse()), {}, settings, known).layers
+    (cut,) = [option for option in found["block.conv"] if option.prunes]
+    every = np.concatenate([known.scores[name].numpy().ravel() for name in GRAPH.layers])
+    assert cut.threshold == np.sort(every)[len(every) // 2 - 1]
+    assert cut.sparsity == pytest.approx(len(every) / 2 / 4608, abs=1e-3)
+    assert all(not option.prunes for name in low if name != "block.conv" for option in found[name])
+
+
+def test_global_threshold_is_of_each_pruner_and_of_included_layers() -> None:
+    known = Known(
+        {
+            f"{pruner}/{name}": factor * ramp(layer, 0, 1)
+            for name, layer in GRAPH.layers.items()
+            for pruner, factor in [("sparse", 1.0), ("importance", 100.0)]
+        }
+    )
+    settings = SpaceSettings(sparsities=[0.3], structures=["unstructured"], scope="global", include=["head"])
+    found = build_space(GRAPH, components([Int8()], Sparse(), Importance()), {}, settings, known).layers
+    assert list(found) == ["head"]
+    cuts = {option.pruner: option for option in found["head"] if option.prunes}
+    assert {name: cut.threshold for name, cut in cuts.items()} == pytest.approx(
+        {"sparse": 95 / 319, "importance": 9500 / 319}, rel=1e-5
+    )
+    assert [cut.sparsity for cut in cuts.values()] == [0.3, 0.3]
+
+
+def test_channels_take_thresholds_and_a_global_share_too() -> None:
+    groups = {"stem": group("stem", 16), "block.conv": group("block.conv", 32)}
+    known = Known({"stem": torch.linspace(1, 2, 16), "block.conv": torch.linspace(0, 2, 32)})
+    settings = SpaceSettings(sparsities=[0.5], structures=["channel"], thresholds=[0.6])
+    offered = build_space(GRAPH, components([Int8()], Sparse()), groups, settings, known).channels
+    assert offered["stem"] == (ChannelPolicy(), ChannelPolicy("sparse", 0.5))
+    below = 10 / 32  # scores 0, 2 / 31, ..., 18 / 31; 24 channels stay
+    assert offered["block.conv"] == (ChannelPolicy(), ChannelPolicy("sparse", below, 0.6), ChannelPolicy("sparse", 0.5))
+
+    offered = build_space(
+        GRAPH, components([Int8()], Sparse()), groups, replace(settings, thresholds=[], scope="global"), known
+    )
+    ranked = np.sort(np.concatenate([known.scores["stem"], known.scores["block.conv"]]))
+    (cut,) = offered.channels["block.conv"][1:]
+    assert cut == ChannelPolicy("sparse", float((known.scores["block.conv"] <= cut.threshold).sum()) / 32, ranked[23])
+    assert offered.channels["stem"] == (ChannelPolicy(),)  # 4 of 16 are below: 12 would stay, in steps of 8 that is 16
+
+
+def test_seed_policy_need_not_know_what_share_follows() -> None:
+    stem = GRAPH.layers["stem"]
+    settings = SpaceSettings(sparsities=[], thresholds=[0.5], structures=["unstructured", "2:4", "channel"])
+    known = Known({"stem": ramp(stem, 0, 1), "group": torch.linspace(0, 2, 16)})
+    offered = build_space(GRAPH, components([Int8()], Sparse()), {"stem": group("group", 16)}, settings, known)
+    asked = Policy(
+        {"stem": LayerPolicy("int8", 8, "sparse", threshold=0.5), "head": LayerPolicy("int8", 8, "sparse", 0.0, "2:4")}
+    )
+    chosen = offered.policy(offered.indices(asked))
+    assert {name: option.sparsity for name, option in chosen.layers.items()} == {"stem": 0.5, "head": 0.5}
+    with pytest.raises(PolicyError, match="this space offers"):
+        offered.indices(Policy({"stem": LayerPolicy("int8", 8, "sparse", threshold=0.4)}))
 
 
 @pytest.mark.parametrize("settings", [SpaceSettings(structures=["unstructured"]), SpaceSettings(exclude=["stem"])])
@@ -322,8 +446,15 @@ def test_one_option_each_is_nothing_to_decide() -> None:
         ({"sparsities": [0.5, 0.0]}, r"space\.sparsities=\[0\.0\]: expected shares between 0 and 1"),
         ({"sparsities": [1.0, 50]}, r"space\.sparsities=\[1\.0, 50\]"),
         ({"sparsities": [float("nan")]}, r"space\.sparsities=\[nan\]"),
-        ({"structures": ["channels"]}, r"space\.structures=\['channels'\]: expected some of \['unstructured', 'channel'\]"),
+        ({"structures": ["channels"]}, r"space\.structures=\['channels'\]: expected 'unstructured', 'channel' or n:m"),
         ({"channel_multiple": 0}, r"space\.channel_multiple=0: expected at least 1"),
+        (
+            {"structures": ["124"]},
+            r"space\.structures=\['124'\]: expected .* \(YAML reads it as a time of day without quotes\)",
+        ),
+        ({"structures": ["4:2"]}, r"space\.structures=\['4:2'\]"),
+        ({"thresholds": [0.1, float("inf")]}, r"space\.thresholds=\[0\.1, inf\]: expected finite scores"),
+        ({"scope": "model"}, r"space\.scope='model': expected one of layer, global"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(values: dict[str, Any], problem: str) -> None:
