@@ -33,10 +33,16 @@ POSITIONS = 48
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """An unsigned 8-bit grid: `value = (code - zero_point) * scale`; 0 lies on it exactly."""
+    """A grid of unsigned codes of 8 or 16 bits: `value = (code - zero_point) * scale`; 0 lies on it exactly."""
 
     scale: float
     zero_point: int
+    bits: int = ACTIVATION_BITS
+
+    @property
+    def most(self) -> int:
+        """The largest code."""
+        return int(2**self.bits) - 1
 
     @classmethod
     def of(cls, low: float, high: float, bits: int = ACTIVATION_BITS) -> Range:
@@ -44,7 +50,7 @@ class Range:
         low, high = min(low, 0.0), max(high, 0.0)
         levels = 2**bits - 1
         scale = float(np.float32((high - low) / levels)) or 1.0
-        return cls(scale, min(levels, max(0, round(-low / scale))))
+        return cls(scale, min(levels, max(0, round(-low / scale))), bits)
 
 
 @dataclasses.dataclass
@@ -67,6 +73,7 @@ class Calibration:
     def __init__(self, task: Task, graph: BaseGraph, components: Components, folder: Path, seed: int = 0) -> None:
         self._task, self._graph, self._components = task, graph, components
         self._folder, self._seed = folder, seed
+        self._grids: dict[int, Mapping[str, Range]] = {}
 
     def stats(self, layer: Layer) -> LayerStats:
         """The statistics of a layer."""
@@ -76,12 +83,18 @@ class Calibration:
         """Run the calibration data through the FP32 file now, rather than when a statistic is first asked for."""
         _ = self._observed
 
-    @cached_property
+    @property
     def ranges(self) -> Mapping[str, Range]:
-        """Range of each tensor that some policy may quantize."""
-        observers, _ = self._observed
-        found = {name: observer.range(ACTIVATION_BITS) for name, observer in observers.items()}
-        return {name: Range.of(*ends) for name, ends in self._components.observer.joined(found).items()}
+        """Grid of 8 bits of each tensor that some policy may quantize."""
+        return self.grids(ACTIVATION_BITS)
+
+    def grids(self, bits: int) -> Mapping[str, Range]:
+        """Grid of 8 or 16 bits of each tensor that some policy may quantize."""
+        if bits not in self._grids:
+            found = {name: observer.range(bits) for name, observer in self._observed[0].items()}
+            joined = self._components.observer.joined(found)
+            self._grids[bits] = {name: Range.of(*ends, bits) for name, ends in joined.items()}
+        return self._grids[bits]
 
     def input_mean(self, layer: Layer) -> Tensor:
         """Mean input patch: (groups, d); zeros for an embedding."""

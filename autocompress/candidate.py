@@ -80,13 +80,21 @@ def _row(graph: BaseGraph, candidate: Candidate, name: str) -> LayerRow:
         quantizer=policy.quantizer or "float",
         bits=policy.bits,
         pruner=policy.pruner or "",
-        sparsity=policy.sparsity,
+        sparsity=_sparsity(policy, candidate.compressed.layers.get(name)),
         encoding=encoding,
         stored_bytes=_stored_bytes(candidate.compressed.layers.get(name), encoding, layer.parameters),
         weight_minimum=float(weight.min()),
         weight_maximum=float(weight.max()),
         weight_mean=float(weight.mean()),
+        structure=policy.structure if policy.prunes else "",
     )
+
+
+def _sparsity(policy: LayerPolicy, compressed: CompressedLayer | None) -> float:
+    """Share of a pruned layer's weights that the file holds as 0."""
+    if not policy.prunes or compressed is None:
+        return 0.0
+    return float((compressed.dense() == 0).double().mean())
 
 
 def _macs(layer: Layer, compressed: CompressedLayer | None) -> int:
@@ -122,7 +130,7 @@ def save_state(compressed: CompressedModel, path: Path) -> None:
         optional = {f"bias:{name}": layer.bias, f"mask:{name}": layer.mask}
         tensors |= {key: tensor for key, tensor in optional.items() if tensor is not None}
     tensors |= {f"kept:{name}": kept for name, kept in compressed.kept.items()}
-    ranges = {name: (grid.scale, grid.zero_point) for name, grid in compressed.ranges.items()}
+    ranges = {name: (grid.scale, grid.zero_point, grid.bits) for name, grid in compressed.ranges.items()}
     metadata = {"axes": json.dumps(axes, sort_keys=True), "ranges": json.dumps(ranges, sort_keys=True)}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
 
@@ -143,7 +151,7 @@ def load_state(path: Path) -> CompressedModel:
     names = dict.fromkeys(key.split(":", 1)[1] for key in tensors if key.startswith(("codes:", "weight:")))
     return CompressedModel(
         layers={name: _loaded_layer(name, tensors, axes) for name in names},
-        ranges={name: Range(scale, zero_point) for name, (scale, zero_point) in ranges.items()},
+        ranges={name: Range(*values) for name, values in ranges.items()},
         kept={key.removeprefix("kept:"): tensor for key, tensor in tensors.items() if key.startswith("kept:")},
     )
 

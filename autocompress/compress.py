@@ -13,8 +13,8 @@ from autocompress.channels import ChannelGroup, channel_scores, file_axis, keep_
 from autocompress.components import Components, CompressedLayer, QuantizedTensor
 from autocompress.errors import PolicyError
 from autocompress.graph import BaseGraph, Layer
-from autocompress.placement import place
-from autocompress.policy import ChannelPolicy, LayerPolicy, Policy
+from autocompress.placement import check_decisions, place
+from autocompress.policy import INTEGER_BITS, ChannelPolicy, LayerPolicy, Policy
 from autocompress.sparsity import weight_mask
 from autocompress.stats import LayerStats, slice_axes
 
@@ -70,7 +70,8 @@ class LayerDatabase:
             if name in cuts or policy.layers.get(name, LayerPolicy()) != LayerPolicy()
         }
         quantized = place(self._graph, policy, self._components.target.capabilities()).quantized
-        ranges = {source: self._calibration.ranges[source] for source in quantized.values()}
+        bits = {source: policy.tensors.get(source, INTEGER_BITS) for source in quantized.values()}
+        ranges = {source: self._calibration.grids(width)[source] for source, width in bits.items()}
         return CompressedModel(layers=layers, ranges=ranges, kept=kept)
 
     def _check(self, policy: Policy) -> None:
@@ -85,6 +86,7 @@ class LayerDatabase:
             unknown = sorted(str(name) for name in given if name not in known)
             if unknown:
                 raise PolicyError(f"policy names the {kind} '{unknown[0]}'; expected one of: {', '.join(known) or 'none'}")
+        check_decisions(self._graph, policy, self._components.target.capabilities())
 
     def score(self, pruner: str, layer: str) -> Tensor:
         """What a pruner thinks of each weight of a whole layer: float32, shape of the weight."""
@@ -147,8 +149,6 @@ class LayerDatabase:
             compressed = recovery.repair(compressed, whole, cuts)
         return compressed
 
-    def _mask(self, layer: Layer, policy: LayerPolicy, cuts: Mapping[int, Tensor]) -> Tensor:
-        if layer.name in self._masks:
     def _without_inputs(self, whole: LayerStats, cuts: Mapping[int, Tensor], cutter: str | None) -> Tensor:
         """The weight after its channels were removed; those that stay may take over what removed inputs gave."""
         axis = 1 - whole.layer.channel_axis
@@ -157,6 +157,8 @@ class LayerDatabase:
         mask = torch.zeros(whole.layer.shape, dtype=torch.bool).index_fill_(axis, cuts[axis], True)
         return slice_axes(self._components.pruners[cutter].update(whole.weight, mask, whole), cuts)
 
+    def _mask(self, layer: Layer, policy: LayerPolicy, cuts: Mapping[int, Tensor]) -> Tensor:
+        if layer.name in self._masks:
             return self._masks[layer.name]
         return weight_mask(slice_axes(self.score(str(policy.pruner), layer.name), cuts), layer, policy)
 
@@ -167,8 +169,6 @@ class LayerDatabase:
         return bias[cuts[layer.channel_axis]] if layer.channel_axis in cuts else bias
 
 
-def file_cuts(graph: BaseGraph, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Tensor]) -> dict[str, dict[int, Tensor]]:
-    """Layer to axis of the file's weight to the indices that stay."""
 def _cutters(policy: Policy, groups: Mapping[str, ChannelGroup]) -> dict[str, str]:
     """Layer that reads removed channels to the pruner that removed them."""
     cut = {name: str(decision.pruner) for name, decision in policy.channels.items() if decision.prunes}
@@ -183,6 +183,8 @@ def _widened(mask: Tensor, layer: Layer, cuts: Mapping[int, Tensor]) -> Tensor:
     return mask
 
 
+def file_cuts(graph: BaseGraph, groups: Mapping[str, ChannelGroup], kept: Mapping[str, Tensor]) -> dict[str, dict[int, Tensor]]:
+    """Layer to axis of the file's weight to the indices that stay."""
     cuts: dict[str, dict[int, Tensor]] = {}
     for name, channels in kept.items():
         for entry in groups[name].entries:

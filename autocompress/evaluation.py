@@ -20,6 +20,8 @@ from autocompress.task import Task
 BATCH = 32
 MINIMUM_SNR_DB = 20.0
 MINIMUM_AGREEMENT = 0.95
+RANGE_FINDER = b"DynamicQuantize"
+"""What the names of operators begin with that find a range at run time."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,22 @@ class Evaluator:
         Raises:
             DataError: an output is not finite.
         """
-        outputs = self.device.outputs(graph.path, self.inputs(name), 0, len(self.targets[name]), self.batch)
+        outputs = self.outputs(graph.path, name, 0, len(self.targets[name]))
         if not np.isfinite(outputs).all():
             raise DataError(f"task.{name}: the FP32 model gives NaN or infinity; expected finite outputs on every example")
         self.reference[name] = outputs
 
+    def outputs(self, path: Path, name: str, start: int, stop: int, *, optimize: bool = True) -> NDArray[Any]:
+        """First output of a file for examples start .. stop of a set.
+
+        Where the file finds ranges at run time, they cover the batch; then each example runs alone, as latency is measured.
+        """
+        batch = 1 if RANGE_FINDER in path.read_bytes() else self.batch
+        return self.device.outputs(path, self.inputs(name), start, stop, batch, optimize=optimize)
+
     def statistics(self, path: Path, name: str, start: int, stop: int) -> Statistics:
         """The metric's statistics of a file on examples start .. stop of a set: shape (stop - start, ...)."""
-        outputs = self.device.outputs(path, self.inputs(name), start, stop, self.batch)
+        outputs = self.outputs(path, name, start, stop)
         return self.score(outputs, name, start, stop)
 
     def reference_statistics(self, name: str) -> Statistics:
@@ -84,10 +94,7 @@ class Evaluator:
             CheckError: an output is not finite, or the optimized run disagrees with the unoptimized run of the same file.
         """
         count = min(images, len(self.targets["calibration"]))
-        fast, exact = (
-            self.device.outputs(path, self.inputs("calibration"), 0, count, self.batch, optimize=optimize)
-            for optimize in (True, False)
-        )
+        fast, exact = (self.outputs(path, "calibration", 0, count, optimize=optimize) for optimize in (True, False))
         check_outputs(fast, exact, class_scores=self.metric.class_scores)
 
 

@@ -161,8 +161,6 @@ def _check_twin(bench: Bench, candidate: Candidate) -> None:
     capabilities = bench.components.target.capabilities()
     twin = module_twin(bench.graph, bench.task.model, bench.groups, candidate.policy, candidate.compressed, capabilities)
     examples = bench.task.sets["calibration"].inputs[:TWIN_IMAGES]
-    outputs = bench.device.outputs(
-        candidate.artifact.path, bench.evaluator.inputs("calibration"), 0, len(examples), bench.evaluator.batch
-    )
+    outputs = bench.evaluator.outputs(candidate.artifact.path, "calibration", 0, len(examples))
     class_scores = bench.components.metric.class_scores
     check_outputs(outputs, twin_outputs(twin, examples), "file and module twin", class_scores=class_scores)

@@ -30,7 +30,7 @@ ACTIVATIONS = frozenset({"Relu", "Clip"})
 EMBEDDING = "embedding"
 TRANSPOSED = "conv_transpose"
 _CONVOLUTIONS = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
-_WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
+WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
 """Operators that can be a layer, and the position of their weight among the inputs."""
 
 
@@ -354,9 +354,9 @@ def _weight(node: ir.Node) -> ir.Value | None:
 
     A grouped transposed convolution is none: the axis that has a scale for each channel would run across its groups.
     """
-    if node.op_type not in _WEIGHT_INPUT or len(node.inputs) < 2:
+    if node.op_type not in WEIGHT_INPUT or len(node.inputs) < 2:
         return None
-    weight = node.inputs[_WEIGHT_INPUT[node.op_type]]
+    weight = node.inputs[WEIGHT_INPUT[node.op_type]]
     odd = {"Gemm": ("transA", 0), "Gather": ("axis", 0), "ConvTranspose": ("group", 1)}
     name, usual = odd.get(node.op_type, ("", 0))
     if weight is None or not _is_own_parameter(weight) or (name and node.attributes.get_int(name, usual) != usual):

@@ -2,7 +2,13 @@
 
 Rules proved on ONNX Runtime (DESIGN.md section 5):
 
-* an integer layer is `DequantizeLinear(weight) -> op -> QuantizeLinear`, its bias int32 on the grid scale_x * scale_w;
+* a static integer layer is `DequantizeLinear(weight) -> op -> QuantizeLinear`, its bias int32 on the grid scale_x * scale_w;
+* a dynamic one is `DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul -> Add`; layers that read one tensor share the first;
+* a weight that is only stored in codes is `Cast -> Mul`, which folds at load: small file, float kernel. `DequantizeLinear`
+  would run at each inference before a convolution, and turn a matrix product into one with 8-bit activations;
+* with a scale for each block of inputs it is `MatMulNBits` with its accuracy level written out, because otherwise the level is
+  the runtime's choice;
+* an embedding gathers codes and scales, and multiplies what it gathered: its table stays in codes at run time;
 * 4-bit codes are stored as INT4 and widened by `Cast`, which folds at load: 4-bit bytes, 8-bit kernels;
 * a float convolution that reads a quantized tensor gets a barrier, or the runtime would make it integer as well;
 * sparse codes are a bit mask and the packed non-zeros, expanded by operators that fold at load.
@@ -11,18 +17,21 @@ Rules proved on ONNX Runtime (DESIGN.md section 5):
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from torch import Tensor
 
+from autocompress.blocks import FLOAT32_LEVEL, RUNTIME, pack_blocks
 from autocompress.calibration import Range
 from autocompress.components import Capabilities, CompressedLayer, QuantizedTensor
 from autocompress.compress import CompressedModel
-from autocompress.graph import BaseGraph, Layer
+from autocompress.graph import EMBEDDING, WEIGHT_INPUT, BaseGraph, Layer
 from autocompress.placement import Placement
+from autocompress.policy import Activation
 
 ENDLESS = 3e38
 """A Clip at this bound changes no finite activation; unlike Identity it keeps the runtime from fusing through it."""
@@ -48,7 +57,10 @@ def lower(graph: BaseGraph, compressed: CompressedModel, placement: Placement, c
     edit = _Edit(graph.open(), capabilities)
     for name, layer in graph.layers.items():
         if name in compressed.layers:
-            edit.replace_layer(layer, compressed.layers[name], compressed.ranges.get(placement.quantized.get(layer.input, "")))
+            grid = compressed.ranges.get(placement.quantized.get(layer.input, ""))
+            edit.replace_layer(layer, compressed.layers[name], placement.modes.get(name), grid)
+    for name in placement.dynamic:
+        edit.make_dynamic(name)
     for node, tensor in placement.barriers.items():
         edit.add_barrier(node, tensor, compressed.ranges[placement.quantized[tensor]])
     for tensor, source in placement.quantized.items():
@@ -65,6 +77,7 @@ class _Edit:
         self._values = {str(value.name): value for value in self._graph.inputs}
         self._values |= {str(value.name): value for node in self._graph for value in node.outputs}
         self._encodings: dict[str, str] = {}
+        self._found: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
         self._count = 0
 
     def finish(self) -> Lowered:
@@ -76,20 +89,43 @@ class _Edit:
             value.name = f"w{index}"
         return Lowered(self._model, self._encodings)
 
-    def replace_layer(self, layer: Layer, compressed: CompressedLayer, input_range: Range | None) -> None:
-        """Store the layer's weight and bias, in codes when its input is quantized and its weight has codes."""
-        node = self._nodes[layer.node]
-        weight = compressed.weight
-        if isinstance(weight, QuantizedTensor):
-            assert input_range is not None, f"layer {layer.name} has codes but its input {layer.input} is not quantized"
+    def replace_layer(
+        self, layer: Layer, compressed: CompressedLayer, mode: Activation | None, input_range: Range | None
+    ) -> None:
+        """Store the layer's weight and bias.
+
+        Args:
+            mode: how it computes when its weight has codes.
+            input_range: grid of its input, when that is quantized.
+        """
+        node, weight = self._nodes[layer.node], compressed.weight
+        self._fit_axes(node, layer.channels, compressed.dense().shape[layer.channel_axis])
+        if not isinstance(weight, QuantizedTensor):
+            self._encodings[layer.name] = "float32"
+            node.replace_input_with(WEIGHT_INPUT[node.op_type], self._initializer(weight.numpy()))
+            self._set_bias(node, self._float_bias(compressed))
+        elif mode == "static":
+            assert input_range is not None, f"layer {layer.name} is static but its input {layer.input} is not quantized"
             node.replace_input_with(1, self._dequantized_weight(layer, weight))
             self._set_bias(node, self._dequantized_bias(compressed, weight, input_range))
+        elif mode == "dynamic":
+            self._replace_dynamic(layer, node, weight, self._float_bias(compressed))
+        elif layer.kind == EMBEDDING:
+            self._replace_lookup(layer, node, weight)
+        elif weight.group_size is not None:
+            self._replace_blocks(layer, node, weight, self._float_bias(compressed))
         else:
-            self._encodings[layer.name] = "float32"
-            node.replace_input_with(1, self._initializer(weight.numpy()))
-            self._set_bias(node, None if compressed.bias is None else self._initializer(compressed.bias.numpy()))
+            node.replace_input_with(1, self._float_weight(layer, weight))
+            self._set_bias(node, self._float_bias(compressed))
         if layer.kind == "depthwise":
             node.attributes["group"] = ir.AttrInt64("group", int(compressed.dense().shape[0]))
+
+    def make_dynamic(self, name: str) -> None:
+        """Let a product of two activations find both grids at run time."""
+        node = self._nodes[name]
+        left, right = (self._found_grid(value) for value in node.inputs if value is not None)
+        product = self._node("MatMulInteger", [left[0], right[0], left[2], right[2]])
+        self._substitute(node, self._node("Mul", [self._as_float(product), self._node("Mul", [left[1], right[1]])]), product)
 
     def add_barrier(self, name: str, tensor: str, input_range: Range) -> None:
         """Keep the runtime from rewriting a float node that stands between quantized tensors; values stay as they are."""
@@ -105,7 +141,8 @@ class _Edit:
         """Put one quantizer behind a tensor; every reader, and the graph's output, takes the dequantized value."""
         value = self._values[tensor]
         readers = [(use.node, use.idx) for use in value.uses()]
-        parameters = [self._scalar(np.float32(grid.scale)), self._scalar(np.uint8(grid.zero_point))]
+        code = np.uint8 if grid.bits == 8 else np.uint16
+        parameters = [self._scalar(np.float32(grid.scale)), self._scalar(code(grid.zero_point))]
         quantized = self._node("QuantizeLinear", [value, *parameters])
         dequantized = self._node("DequantizeLinear", [quantized, *parameters])
         for node, index in readers:
@@ -125,6 +162,98 @@ class _Edit:
         if len(node.inputs) < 3:
             node.resize_inputs(3)
         node.replace_input_with(2, bias)
+
+    def _replace_dynamic(self, layer: Layer, node: ir.Node, weight: QuantizedTensor, bias: ir.Value | None) -> None:
+        source = node.inputs[0]
+        assert source is not None
+        turned = weight if layer.channel_axis == 1 else replace(weight, codes=weight.codes.T, axis=1)
+        self._encodings[layer.name], codes = self._codes(turned)
+        found, scale, zero_point = self._found_grid(source)
+        zero_points = [self._initializer(weight.zero_point.numpy())] if weight.zero_point.any() else []
+        product = self._node("MatMulInteger", [found, codes, zero_point, *zero_points])
+        scales = self._node("Mul", [scale, self._initializer(weight.scale.numpy())])
+        result = self._node("Mul", [self._as_float(product), scales])
+        self._substitute(node, result if bias is None else self._node("Add", [result, bias]), product)
+
+    def _replace_lookup(self, layer: Layer, node: ir.Node, weight: QuantizedTensor) -> None:
+        rows = node.inputs[1]
+        assert rows is not None
+        self._encodings[layer.name], codes = self._codes(weight)
+        value = self._as_float(self._node("Gather", [codes, rows]))
+        if weight.zero_point.any():
+            value = self._node("Sub", [value, self._looked_up(weight.zero_point.float(), rows)])
+        self._substitute(node, self._node("Mul", [value, self._looked_up(weight.scale, rows)]))
+
+    def _looked_up(self, parameter: Tensor, rows: ir.Value) -> ir.Value:
+        """The scale or zero point of each row that was gathered."""
+        if not parameter.dim():
+            return self._initializer(parameter.numpy())
+        return self._node("Gather", [self._initializer(parameter[:, None].numpy()), rows])
+
+    def _replace_blocks(self, layer: Layer, node: ir.Node, weight: QuantizedTensor, bias: ir.Value | None) -> None:
+        """Codes stay packed at run time and are widened block by block; the activations stay float32."""
+        source = node.inputs[0]
+        assert source is not None
+        blocks = pack_blocks(weight)
+        self._encodings[layer.name] = f"blocks-int{blocks.bits}"
+        parts = (blocks.codes, blocks.scale, blocks.zero_point)
+        stored = [None if part is None else self._initializer(part) for part in parts]
+        sizes = {"K": blocks.inputs, "N": blocks.codes.shape[0], "bits": blocks.bits, "block_size": blocks.size}
+        inputs = [source, *stored, *([] if bias is None else [None, bias])]
+        # Without the layer's name, which a product has that the runtime itself turns into this operator with 8-bit activations.
+        self._substitute(node, self._node("MatMulNBits", inputs, {**sizes, "accuracy_level": FLOAT32_LEVEL}, domain=RUNTIME))
+        self._model.opset_imports[RUNTIME] = 1
+
+    def _found_grid(self, source: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Codes, scale and zero point of a tensor on a grid that is found at run time, once for all that read it."""
+        if source not in self._found:
+            codes = self._node("DynamicQuantizeLinear", [source], outputs=3)
+            found = codes.producer()
+            assert found is not None
+            self._found[source] = (found.outputs[0], found.outputs[1], found.outputs[2])
+        return self._found[source]
+
+    def _as_float(self, value: ir.Value) -> ir.Value:
+        return self._node("Cast", [value], {"to": ir.DataType.FLOAT.value})
+
+    def _substitute(self, node: ir.Node, result: ir.Value, named: ir.Value | None = None) -> None:
+        """Let everything that reads a node's output read another value.
+
+        Args:
+            named: output of the operator that takes over the node's name.
+        """
+        old = node.outputs[0]
+        self._values[str(old.name)] = result
+        for use in list(old.uses()):
+            use.node.replace_input_with(use.idx, result)
+        if old.is_graph_output():
+            self._replace_output(old, result)
+        self._graph.remove(node, safe=True)
+        producer = named.producer() if named is not None else None
+        if producer is not None:
+            producer.name = node.name
+
+    def _fit_axes(self, node: ir.Node, before: int, after: int) -> None:
+        """Where `Reshape` takes the axes of a sequence apart again, its shape ends with the number of channels."""
+        readers = [use.node for use in node.outputs[0].uses()] if node.op_type == "Gemm" and before != after else []
+        for reader in readers:
+            shape = reader.inputs[1].const_value if reader.op_type == "Reshape" and reader.inputs[1] is not None else None
+            if shape is not None and shape.numpy()[-1] == before:
+                reader.replace_input_with(1, self._initializer(np.append(shape.numpy()[:-1], after)))
+
+    def _float_weight(self, layer: Layer, weight: QuantizedTensor) -> ir.Value:
+        """The values of the codes, computed once at load."""
+        self._encodings[layer.name], codes = self._codes(weight)
+        value = self._as_float(codes)
+        shape = [1] * weight.codes.dim()
+        if weight.scale.dim():
+            shape[weight.axis] = -1
+        if weight.zero_point.any():
+            value = self._node("Sub", [value, self._initializer(weight.zero_point.float().reshape(shape).numpy())])
+        return self._node("Mul", [value, self._initializer(weight.scale.reshape(shape).numpy())])
+
+    def _float_bias(self, compressed: CompressedLayer) -> ir.Value | None:
+        return None if compressed.bias is None else self._initializer(compressed.bias.numpy())
 
     def _dequantized_weight(self, layer: Layer, weight: QuantizedTensor) -> ir.Value:
         encoding, codes = self._codes(weight)
@@ -183,10 +312,18 @@ class _Edit:
             values = self._node("Slice", [values, *limits])
         return self._node("Reshape", [values, self._initializer(np.array(codes.shape))])
 
-    def _node(self, op_type: str, inputs: list[ir.Value], attributes: Mapping[str, int | str] | None = None) -> ir.Value:
-        self._count += 1
-        node = ir.node(op_type, inputs, attributes=attributes or {}, name="")
-        node.outputs[0].name = f"v{self._count}"
+    def _node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, int | str] | None = None,
+        domain: str = "",
+        outputs: int = 1,
+    ) -> ir.Value:
+        node = ir.node(op_type, inputs, attributes=attributes or {}, domain=domain, num_outputs=outputs, name="")
+        for value in node.outputs:
+            self._count += 1
+            value.name = f"v{self._count}"
         self._graph.append(node)
         return node.outputs[0]
 

@@ -14,11 +14,15 @@ import yaml
 from autocompress.errors import PolicyError
 
 VERSION = 1
+INTEGER_BITS = 8
+"""Activations of so many bits have integer kernels."""
+
 FLOAT_BITS = 32
+TENSOR_BITS = (INTEGER_BITS, 16, FLOAT_BITS)
 
 UNSTRUCTURED = "unstructured"
 
-Precision = Literal["integer", "float"]
+Precision = Literal["integer", "dynamic", "float"]
 Activation = Literal["static", "dynamic", "float"]
 
 
@@ -50,10 +54,6 @@ class LayerPolicy:
             hint = "in a YAML file write n:m in quotes, for example '2:4': without them it is a time of day"
             raise PolicyError(f"structure {self.structure!r}: expected '{UNSTRUCTURED}' or n:m; {hint}")
 
-
-
-@dataclass(frozen=True)
-class ChannelPolicy:
     @property
     def prunes(self) -> bool:
         """Whether single weights are removed."""
@@ -64,6 +64,10 @@ class ChannelPolicy:
         """The same without a sparsity that follows from structure or threshold."""
         follows = self.threshold is not None or self.structure != UNSTRUCTURED
         return replace(self, sparsity=0.0) if follows else self
+
+
+@dataclass(frozen=True)
+class ChannelPolicy:
     """Channels of one dependency group.
 
     Attributes:
@@ -81,27 +85,34 @@ class ChannelPolicy:
         """Whether channels are removed."""
         return self.sparsity > 0 or self.threshold is not None
 
-
-@dataclass(frozen=True)
-class Policy:
-    """Decisions for a whole model.
     @property
     def decision(self) -> ChannelPolicy:
         """The same without a sparsity that follows from the threshold."""
         return self if self.threshold is None else replace(self, sparsity=0.0)
 
 
+@dataclass(frozen=True)
+class Policy:
+    """Decisions for a whole model.
+
     Attributes:
         layers: layer name to its weight policy; a layer that is not named stays in float.
         channels: channel group name to the share removed; a group that is not named is kept whole.
-        ops: name of an operator without weights to its precision; not named: integer when all its inputs are.
-        tensors: activation tensor to its bits, 8, 16 or 32 (float); not named: 8. Only 8 bits have integer kernels.
+        ops: name of an operator without weights to its precision: `integer` quantizes its inputs, `dynamic` (a product of two
+            activations) finds their ranges at run time; not named: integer when all its inputs are quantized anyway.
+        tensors: activation tensor to its bits, 8, 16 or 32 (float); not named: 8. Only 8 bits have integer kernels: what reads
+            more computes in float.
     """
 
     layers: Mapping[str, LayerPolicy] = field(default_factory=dict)
     channels: Mapping[str, ChannelPolicy] = field(default_factory=dict)
     ops: Mapping[str, Precision] = field(default_factory=dict)
     tensors: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def prunes(self) -> bool:
+        """Whether weights or channels are removed anywhere."""
+        return any(layer.prunes for layer in self.layers.values()) or any(group.prunes for group in self.channels.values())
 
     @property
     def digest(self) -> str:

@@ -156,7 +156,7 @@ def _rounded_input(grid: Range) -> Callable[[nn.Module, tuple[Tensor, ...]], tup
     """A hook that rounds the input of a layer to its grid; the gradient stops where the grid clips."""
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        rounded = torch.fake_quantize_per_tensor_affine(inputs[0].float(), grid.scale, grid.zero_point, 0, 255)
+        rounded = torch.fake_quantize_per_tensor_affine(inputs[0].float(), grid.scale, grid.zero_point, 0, grid.most)
         return (rounded.to(inputs[0].dtype), *inputs[1:])
 
     return hook

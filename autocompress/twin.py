@@ -41,16 +41,18 @@ def module_twin(
     Batch norm stays in place: a hook on each layer gives the input that makes batch norm return what the file's layer returns.
     """
     twin = cut_module(model, groups, compressed.kept)
-    quantized = place(graph, policy, capabilities).quantized
+    placement = place(graph, policy, capabilities)
     cuts = file_cuts(graph, groups, compressed.kept)
     for name, layer in graph.layers.items():
         module = module_of(twin, name)
         unfold = _unfolding(graph, layer, module_of(model, name), cuts.get(name, {}))
         if name in compressed.layers:
             _set_weight(module, layer, compressed.layers[name], unfold)
-        grid = compressed.ranges.get(quantized.get(layer.input, ""))
+        grid = compressed.ranges.get(placement.quantized.get(layer.input, ""))
         if grid is not None:
             module.register_forward_pre_hook(_fake_quantize(grid))
+        if placement.modes.get(name) == "dynamic":
+            module.register_forward_pre_hook(fake_quantize_dynamically)
     return twin
 
 
@@ -87,9 +89,19 @@ def _set_weight(
 
 def _fake_quantize(grid: Range) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
     def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (torch.fake_quantize_per_tensor_affine(inputs[0], grid.scale, grid.zero_point, 0, 255), *inputs[1:])
+        return (torch.fake_quantize_per_tensor_affine(inputs[0], grid.scale, grid.zero_point, 0, grid.most), *inputs[1:])
 
     return hook
+
+
+def fake_quantize_dynamically(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A hook that rounds each example of a layer's input to the 8-bit grid that covers it (ONNX, DynamicQuantizeLinear)."""
+    rows = inputs[0].flatten(1)
+    low, high = rows.amin(1).clamp(max=0.0), rows.amax(1).clamp(min=0.0)
+    scale = (high - low) / 255
+    scale = scale.where(scale > 0, 1.0)
+    zero_point = (-low / scale).round().clamp(0, 255).int()
+    return (torch.fake_quantize_per_channel_affine(inputs[0], scale, zero_point, 0, 0, 255), *inputs[1:])
 
 
 def twin_outputs(twin: nn.Module, inputs: NDArray[Any]) -> NDArray[Any]:

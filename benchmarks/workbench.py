@@ -85,7 +85,7 @@ class Workbench:
     def figures(self, path: Path, *, timed: bool = False) -> dict[str, Any]:
         """Accuracy on the report set with its paired interval, bytes, and the interleaved latency ratio when asked for."""
         reference = self.evaluator.reference_statistics("report")
-        outputs = self.device.outputs(path, self.evaluator.inputs("report"), 0, len(reference), self.evaluator.batch)
+        outputs = self.evaluator.outputs(path, "report", 0, len(reference))
         statistics = self.evaluator.score(outputs, "report", 0, len(reference))
         drop = paired_drop(self.evaluator.metric, reference, statistics)
         size = path.stat().st_size

@@ -433,12 +433,12 @@ def test_a_barrier_lets_negative_values_through(tiny: Tiny, device: Device, cali
 
 
 class Shared(nn.Module):
-    """One weight used twice is no layer; its first use stands between two layers, as does a transposed convolution."""
+    """One weight used twice is no layer; its first use stands between two layers, as does a grouped transposed convolution."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.shared, self.between = nn.Conv2d(1, 8, 1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
-        self.transposed, self.last = nn.ConvTranspose2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.transposed, self.last = nn.ConvTranspose2d(8, 8, 3, padding=1, groups=2), nn.Conv2d(8, 8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.between(self.shared(self.first(x).relu()).relu()).relu()

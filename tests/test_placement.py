@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ import pytest
 
 from autocompress.components import Capabilities
 from autocompress.graph import BaseGraph, Layer, Op
-from autocompress.placement import Placement, is_integer, place, quantizable
+from autocompress.placement import Placement, has_codes, place, quantizable
 from autocompress.policy import LayerPolicy, Policy
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 INT8 = LayerPolicy("int8", 8)
 CAPABILITIES = Capabilities(
     containers={"conv2d": (8,), "linear": (8,)},
-    integer_ops=frozenset({"Add", "Mul", "Concat"}),
+    integer_ops=frozenset({"Add", "Mul", "MatMul", "Concat"}),
     passthrough_ops=frozenset({"MaxPool", "Reshape"}),
 )
 
@@ -102,11 +103,71 @@ def test_properties_of_every_choice_of_integer_layers(tiny: Tiny) -> None:
         assert set(found.quantized) <= able
         assert all(found.quantized[source] == source for source in found.quantized.values())
         for name, one in tiny.graph.layers.items():
-            assert (one.node in found.integer) == is_integer(policy, name) == (name in names)
+            assert (one.node in found.integer) == has_codes(policy, name) == (name in names)
             if name in names:
                 assert one.input in found.quantized
                 assert one.output in found.quantized or one.output == "output"
             assert (one.node in found.barriers) == (one.input in found.quantized and name not in names)
+
+
+# --- how a layer computes, and bits of single tensors ---
+
+
+def test_only_a_static_layer_asks_for_quantized_tensors() -> None:
+    layers = [layer("a", "input", "a"), layer("b", "a", "b", kind="linear"), layer("c", "b", "output", kind="linear")]
+    policy = Policy({"a": INT8, "b": replace(INT8, activation="dynamic"), "c": replace(INT8, activation="float")})
+    found = placed(layers, [], policy)
+    assert found.modes == {"a": "static", "b": "dynamic", "c": "float"}
+    assert found.integer == {"node_a", "node_b"}
+    assert set(found.quantized) == {"input", "a"}  # the dynamic layer reads the rounded tensor of the one before it
+    assert found.barriers == {}
+
+
+def test_a_stored_layer_between_static_ones_is_held_back() -> None:
+    layers = [layer("a", "input", "a"), layer("b", "a", "b"), layer("c", "b", "output")]
+    found = placed(layers, [], Policy({"a": INT8, "b": replace(INT8, activation="float"), "c": INT8}))
+    assert found.integer == {"node_a", "node_c"}
+    assert found.barriers == {"node_b": "a"}
+
+
+def test_a_tensor_in_more_bits_keeps_its_layers_in_float() -> None:
+    layers = [layer("a", "input", "a"), layer("b", "a", "b", kind="linear"), layer("c", "b", "output", kind="linear")]
+    for bits, quantized in ((16, {"input", "a", "b"}), (32, {"b"})):
+        found = placed(layers, [], replace(integer("a", "b", "c"), tensors={"a": bits, "input": bits}))
+        assert found.modes == {"a": "float", "b": "float", "c": "static"}
+        assert found.integer == {"node_c"}
+        assert set(found.quantized) == quantized
+    wide_output = placed(layers, [], replace(integer("b"), tensors={"b": 32}))
+    assert wide_output.modes == {"b": "static"}  # a product writes float
+    assert set(wide_output.quantized) == {"a"}
+
+
+def test_an_operator_needs_all_its_tensors_in_8_bits() -> None:
+    layers = [layer("a", "input", "a"), layer("b", "input", "b"), layer("c", "sum", "output")]
+    ops = [Op("add", "Add", ("a", "b"), "sum")]
+    assert "add" in placed(layers, ops, integer("a", "b", "c")).integer
+    for tensors in ({"sum": 16}, {"sum": 32}, {"a": 16}):
+        assert "add" not in placed(layers, ops, replace(integer("a", "b", "c"), tensors=tensors)).integer
+
+
+def test_a_policy_can_ask_for_an_integer_operator() -> None:
+    layers = [layer("a", "input", "a", kind="linear"), layer("b", "input", "b", kind="linear")]
+    ops = [Op("product", "MatMul", ("a", "b"), "c"), Op("add", "Add", ("c", "a"), "output")]
+    silent = placed(layers, ops, integer("a", "b"))
+    asked = placed(layers, ops, replace(integer("a", "b"), ops={"product": "integer"}))
+    assert set(silent.quantized) == {"input"}
+    assert set(asked.quantized) == {"input", "a", "b"}  # its output stays float: nothing integer reads it
+    assert asked.integer - silent.integer == {"product"}
+    assert asked.dynamic == frozenset()
+
+
+def test_a_dynamic_product_finds_its_grids_itself() -> None:
+    layers = [layer("a", "input", "a", kind="linear"), layer("b", "input", "b", kind="linear")]
+    ops = [Op("product", "MatMul", ("a", "b"), "output")]
+    found = placed(layers, ops, replace(integer("a"), ops={"product": "dynamic"}))
+    assert found.dynamic == {"product"}
+    assert found.integer == {"node_a", "product"}
+    assert set(found.quantized) == {"input"}
 
 
 # --- operators that only move values ---

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from autocompress import Capabilities, Target, hookimpl
 
-INTEGER_OPS = frozenset({"Add", "Mul", "Concat", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Sigmoid", "Softmax"})
+INTEGER_OPS = frozenset(
+    {"Add", "Mul", "MatMul", "Concat", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Sigmoid", "Softmax"}
+)
 PASSTHROUGH_OPS = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice"})
 
 
@@ -26,13 +28,20 @@ class OnnxRuntime(Target):
     providers: list[str] = field(default_factory=lambda: ["CPUExecutionProvider"])
 
     def capabilities(self) -> Capabilities:
-        """INT8 kernels for convolutions and matrix products; INT4 and packed sparse weights expand to INT8 at load."""
-        kinds = ("conv1d", "conv2d", "depthwise", "linear")
+        """INT8 kernels for convolutions and matrix products; INT4 and packed sparse weights expand to INT8 at load.
+
+        Transposed convolutions and embeddings have none: their weights are only stored in codes.
+        """
+        convolutions = ("conv1d", "conv2d", "depthwise")
+        kinds = (*convolutions, "conv_transpose", "linear", "embedding")
+        modes = {"linear": ("static", "dynamic", "float"), "conv_transpose": ("float",), "embedding": ("float",)}
         return Capabilities(
             containers=dict.fromkeys(kinds, (4, 8)),
             integer_ops=INTEGER_OPS,
             passthrough_ops=PASSTHROUGH_OPS,
             packed_sparse=True,
+            activations=dict.fromkeys(convolutions, ("static", "float")) | modes,
+            group_sizes=frozenset({"linear"}),
             # Tried: 1.22.1 has no Cast from INT4; 1.23.2 and later give the same outputs as 1.31.1.
             minimum_runtime={"onnxruntime": "1.23.2"},
         )

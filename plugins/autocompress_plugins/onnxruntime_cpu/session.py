@@ -13,7 +13,9 @@ from typing import Any
 
 import onnxruntime
 
-INTEGER_OPERATORS = frozenset({"MatMulInteger", "ConvInteger", "MatMulNBits", "QGemm", "DynamicQuantizeMatMul"})
+INTEGER_OPERATORS = frozenset(
+    {"MatMulInteger", "MatMulIntegerToFloat", "ConvInteger", "MatMulNBits", "QGemm", "DynamicQuantizeMatMul"}
+)
 
 
 def version() -> str:
