@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from autocompress.graph import Layer as Layer
     from autocompress.histogram import Histogram as Histogram
     from autocompress.hookspecs import hookimpl as hookimpl
+    from autocompress.policy import Activation as Activation
     from autocompress.policy import ChannelPolicy as ChannelPolicy
     from autocompress.policy import LayerPolicy as LayerPolicy
     from autocompress.policy import Policy as Policy
@@ -59,7 +60,7 @@ _HOMES = {
     "graph": ("Layer",),
     "histogram": ("Histogram",),
     "hookspecs": ("hookimpl",),
-    "policy": ("ChannelPolicy", "LayerPolicy", "Policy"),
+    "policy": ("Activation", "ChannelPolicy", "LayerPolicy", "Policy"),
     "quality": ("Quality",),
     "record": ("SearchResult", "StudyContext", "TrialRecord"),
     "recovery": ("Recoverable",),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from autocompress.compress import CompressedModel
     from autocompress.graph import Layer, LayerPair
+    from autocompress.policy import Activation
     from autocompress.recovery import Recoverable
     from autocompress.stats import LayerStats
 
@@ -249,12 +250,12 @@ class Capabilities:
     integer_ops: frozenset[str]
     passthrough_ops: frozenset[str]
     packed_sparse: bool = False
-    activations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    activations: Mapping[str, tuple[Activation, ...]] = field(default_factory=dict)
     codebooks: bool = False
     group_sizes: frozenset[str] = frozenset()
     minimum_runtime: Mapping[str, str] = field(default_factory=dict)
 
-    def modes(self, kind: str) -> tuple[str, ...]:
+    def modes(self, kind: str) -> tuple[Activation, ...]:
         """How a layer of this kind may compute when its weight has codes."""
         return self.activations.get(kind, ("static",))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -128,7 +128,8 @@ class LayerDatabase:
         return self._calibration.stats(self._graph.layers[layer])
 
     def _layer(self, layer: Layer, policy: LayerPolicy, cuts: Mapping[int, Tensor], cutter: str | None) -> CompressedLayer:
-        key = (layer.name, policy, cutter, tuple((axis, tuple(kept.tolist())) for axis, kept in sorted(cuts.items())))
+        tensors = replace(policy, activation=LayerPolicy().activation)  # how it computes changes none of them
+        key = (layer.name, tensors, cutter, tuple((axis, tuple(kept.tolist())) for axis, kept in sorted(cuts.items())))
         if key not in self._layers:
             self._layers[key] = self._compressed(layer, policy, cuts, cutter)
         return self._layers[key]

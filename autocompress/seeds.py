@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeVar
 
 from autocompress.graph import Layer
-from autocompress.policy import FLOAT_BITS, ChannelPolicy, LayerPolicy, Policy
+from autocompress.policy import FLOAT_BITS, Activation, ChannelPolicy, LayerPolicy, Policy
 from autocompress.space import SearchSpace
 from autocompress.sparsity import CHANNEL, n_of_m
 
@@ -25,9 +26,10 @@ def seed_policies(space: SearchSpace, layers: Mapping[str, Layer]) -> list[Polic
     The first and the last layer are the ones that most often have to stay float. In a mix the large layers go to fewer bits
     first: they give the most bytes, and small ones tend to be sensitive.
     """
-    uniform = [_uniform(space, bits) for bits in _levels(space)]
+    ladders = [[_uniform(space, bits, mode) for bits in _levels(space)] for mode in _modes(space)]
+    uniform = [choice for ladder in ladders for choice in ladder]
     edges = [{**uniform[0], **edge} for edge in _float_edges(space)] if uniform else []
-    mixes = [_mix(high, low, layers, share) for high, low in pairwise(uniform) for share in MIXES]
+    mixes = [_mix(*pair, layers, share) for ladder in ladders for pair in pairwise(ladder) for share in MIXES]
     base = uniform[0] if uniform else {}
     policies = [_policy(choice) for choice in [*uniform, *edges, *mixes, *_pruned(space, base)]]
     policies += [_policy(base, cut) for cut in _channel_cuts(space)]
@@ -44,14 +46,20 @@ def _levels(space: SearchSpace) -> list[int]:
     return sorted(found - {FLOAT_BITS}, reverse=True)
 
 
-def _uniform(space: SearchSpace, bits: int) -> Choice:
-    return {name: _nearest(options, bits) for name, options in space.layers.items()}
+def _modes(space: SearchSpace) -> list[Activation]:
+    """How layers may compute, those first that most layers have."""
+    found = Counter(o.activation for options in space.layers.values() for o in options if o.quantizer is not None)
+    return [mode for mode, _ in found.most_common()]
 
 
-def _nearest(options: Sequence[LayerPolicy], bits: int) -> LayerPolicy:
-    """The unpruned option with the fewest bits that are at least `bits`, else the most precise one."""
+def _uniform(space: SearchSpace, bits: int, mode: Activation) -> Choice:
+    return {name: _nearest(options, bits, mode) for name, options in space.layers.items()}
+
+
+def _nearest(options: Sequence[LayerPolicy], bits: int, mode: Activation) -> LayerPolicy:
+    """The unpruned option with the fewest bits that are at least `bits`, in this mode if it can; else the most precise one."""
     fitting = [option for option in options if not option.prunes and option.bits >= bits]
-    return min(fitting, key=lambda option: option.bits, default=options[0])
+    return min(fitting, key=lambda option: (option.bits, option.activation != mode), default=options[0])
 
 
 def _mix(high: Choice, low: Choice, layers: Mapping[str, Layer], share: float) -> Choice:
@@ -115,8 +123,12 @@ def _pruned(space: SearchSpace, base: Choice) -> list[Choice]:
 
 
 def _alike(options: Sequence[LayerPolicy], dense: LayerPolicy) -> list[LayerPolicy]:
-    """The options with the codes of a dense one."""
-    return [option for option in options if (option.quantizer, option.bits) == (dense.quantizer, dense.bits)]
+    """The options with the codes of a dense one, computed as it is."""
+    return [option for option in options if _codes(option) == _codes(dense)]
+
+
+def _codes(option: LayerPolicy) -> tuple[str | None, int, Activation]:
+    return option.quantizer, option.bits, option.activation
 
 
 def _channel_cuts(space: SearchSpace) -> list[dict[str, ChannelPolicy]]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 from optuna.distributions import BaseDistribution, IntDistribution
@@ -18,7 +18,7 @@ from autocompress.channels import ChannelGroup, share_below
 from autocompress.components import Capabilities, Components
 from autocompress.errors import ConfigError, PolicyError
 from autocompress.graph import BaseGraph, Layer
-from autocompress.policy import FLOAT_BITS, UNSTRUCTURED, ChannelPolicy, LayerPolicy, Policy
+from autocompress.policy import FLOAT_BITS, UNSTRUCTURED, Activation, ChannelPolicy, LayerPolicy, Policy
 from autocompress.sparsity import CHANNEL, n_of_m, share_removed
 
 CHANNELS = "channels/"
@@ -44,6 +44,8 @@ class SpaceSettings:
     Attributes:
         include, exclude: globs of layer names; a layer that is not included, or is excluded, stays float.
         allow_float: whether an included layer may stay float.
+        activations: how layers whose weight has codes may compute, where the target can: `static`, `dynamic`, `float`; a layer
+            that can do none of these computes as it can.
         sparsities: shares that a pruner may remove.
         thresholds: scores; a pruner may remove what is not above one. Scores of channels are in units of their group's mean.
         structures: where a pruner may cut: single weights (`unstructured`), n of each m neighbouring inputs stay (`n:m`, for
@@ -61,8 +63,11 @@ class SpaceSettings:
     channel_multiple: int = 8
     thresholds: list[float] = field(default_factory=list)
     scope: str = "layer"
+    activations: list[str] = field(default_factory=lambda: ["static"])
 
     def __post_init__(self) -> None:
+        if not self.activations or not set(self.activations) <= set(get_args(Activation)):
+            raise ConfigError(f"space.activations={self.activations}: expected some of {', '.join(get_args(Activation))}")
         wrong = [share for share in self.sparsities if not 0 < share < 1]
         if wrong:
             raise ConfigError(f"space.sparsities={wrong}: expected shares between 0 and 1, for example 0.5")
@@ -204,12 +209,21 @@ def _layer_options(layer: Layer, components: Components, settings: SpaceSettings
     dense = [LayerPolicy()]
     for name, quantizer in components.quantizers.items():
         widths = [bits for bits in quantizer.bit_widths(layer) if any(bits <= container for container in containers)]
-        dense += [LayerPolicy(name, bits) for bits in widths]
+        dense += [LayerPolicy(name, bits, activation=mode) for bits in widths for mode in _modes(layer, capabilities, settings)]
     cuts = [cut for pruner in components.pruners for cut in _cuts(layer, pruner, settings, limits)]
-    options = [*dense, *(replace(cut, quantizer=o.quantizer, bits=o.bits) for o in dense for cut in cuts)]
+    options = [*dense, *(_cut(option, cut) for option in dense for cut in cuts)]
     useful = [option for option in options if not _is_dominated(option, options, layer, capabilities)]
     allowed = [option for option in useful if settings.allow_float or option.quantizer is not None]
     return tuple(sorted(allowed or [LayerPolicy()], key=lambda option: -stored_bytes(option, layer, capabilities)))
+
+
+def _cut(dense: LayerPolicy, cut: LayerPolicy) -> LayerPolicy:
+    return replace(cut, quantizer=dense.quantizer, bits=dense.bits, activation=dense.activation)
+
+
+def _modes(layer: Layer, capabilities: Capabilities, settings: SpaceSettings) -> Sequence[Activation]:
+    possible = capabilities.modes(layer.kind)
+    return [mode for mode in get_args(Activation) if mode in possible and mode in settings.activations] or possible
 
 
 def _cuts(layer: Layer, pruner: str, settings: SpaceSettings, limits: _Limits) -> list[LayerPolicy]:
@@ -240,13 +254,14 @@ def _channel_options(
 
 
 def _is_dominated(option: LayerPolicy, options: Sequence[LayerPolicy], layer: Layer, capabilities: Capabilities) -> bool:
-    """Whether another option keeps more (bits or weights) in no more bytes, cut in the same way or not at all."""
+    """Whether another option computed alike keeps more (bits, weights) in no more bytes, cut in the same way or not at all."""
     size = stored_bytes(option, layer, capabilities)
     return any(
         stored_bytes(other, layer, capabilities) <= size
         and (other.bits >= option.bits and other.sparsity <= option.sparsity)
         and (other.bits > option.bits or other.sparsity < option.sparsity)
         and (other.pruner is None or (other.pruner, other.structure) == (option.pruner, option.structure))
+        and other.activation == option.activation
         for other in options
     )
 

@@ -49,6 +49,17 @@ def test_layer_without_the_width_takes_the_next_more_precise_one() -> None:
     assert seed_policies(space, LAYERS)[1] == Policy({"small": INT8, "large": INT4})
 
 
+def test_each_way_of_computing_is_tried_in_all_layers_that_offer_it() -> None:
+    stored = replace(INT8, activation="float")
+    dynamic, dynamic4 = replace(INT8, activation="dynamic"), replace(INT4, activation="dynamic")
+    both = (FLOAT, INT8, dynamic, INT4, dynamic4)
+    space = SearchSpace({"small": (FLOAT, stored), "middle": both, "large": both}, {})
+    found = [dict(policy.layers) for policy in seed_policies(space, LAYERS)]
+    assert found[:4] == [{"small": stored, "middle": first, "large": first} for first in (INT8, INT4, dynamic, dynamic4)]
+    for layers in found[4:]:
+        assert len({layers[name].activation for name in ("middle", "large") if name in layers}) <= 1  # never a mixture
+
+
 def test_pruning_is_tried_on_the_most_precise_codes_one_way_at_a_time() -> None:
     cut, deeper = replace(INT8, pruner="sparse", sparsity=0.5), replace(INT8, pruner="sparse", sparsity=0.7)
     other = replace(INT8, pruner="importance", sparsity=0.5)

@@ -433,6 +433,46 @@ def test_nothing_to_decide_is_refused(settings: SpaceSettings) -> None:
         space(settings=settings)
 
 
+WORDS = graph(
+    tokens=make_layer((60, 16), "embedding"),
+    line=make_layer((16, 16, 3), "conv1d"),
+    up=make_layer((16, 8, 4), "conv_transpose", channel_axis=1),
+    head=make_layer((10, 32), "linear"),
+)
+
+
+def modes(*activations: str, parts: Components = BOTH) -> dict[str, list[tuple[int, str]]]:
+    """Bits and activation of each quantized option of each layer."""
+    found = build_space(WORDS, parts, {}, replace(DENSE, activations=list(activations)), NO_SCORES)
+    return {name: [(o.bits, o.activation) for o in options if o.quantizer] for name, options in found.layers.items()}
+
+
+def test_layers_compute_statically_unless_they_cannot() -> None:
+    stored, static = [(8, "float"), (4, "float")], [(8, "static"), (4, "static")]
+    assert modes("static") == {"tokens": stored, "line": static, "up": stored, "head": static}
+
+
+def test_each_activation_that_the_target_has_for_a_kind_is_an_option() -> None:
+    found = modes("dynamic", "static")
+    assert found["head"] == [(8, "static"), (8, "dynamic"), (4, "static"), (4, "dynamic")]
+    assert found["line"] == [(8, "static"), (4, "static")]
+    assert modes("float")["line"] == [(8, "float"), (4, "float")]
+    assert modes("dynamic")["line"] == [(8, "static"), (8, "float"), (4, "static"), (4, "float")]  # what it can do at all
+
+
+def test_pruned_options_compute_like_the_dense_ones() -> None:
+    parts = components([Int8()], Sparse())
+    options = build_space(
+        WORDS, parts, {}, SpaceSettings(activations=["static", "dynamic"], sparsities=[0.5]), NO_SCORES
+    ).layers["head"]
+    assert {(o.sparsity, o.activation) for o in options if o.quantizer} == {
+        (0.0, "static"),
+        (0.0, "dynamic"),
+        (0.5, "static"),
+        (0.5, "dynamic"),
+    }
+
+
 def test_one_option_each_is_nothing_to_decide() -> None:
     with pytest.raises(ConfigError, match=r"quantizers=\['int8'\], pruners=\[\]"):
         space(components([Int8()]), replace(DENSE, allow_float=False))
@@ -454,6 +494,8 @@ def test_one_option_each_is_nothing_to_decide() -> None:
         ),
         ({"structures": ["4:2"]}, r"space\.structures=\['4:2'\]"),
         ({"thresholds": [0.1, float("inf")]}, r"space\.thresholds=\[0\.1, inf\]: expected finite scores"),
+        ({"activations": ["int8"]}, r"space\.activations=\['int8'\]: expected some of static, dynamic, float"),
+        ({"activations": []}, r"space\.activations=\[\]"),
         ({"scope": "model"}, r"space\.scope='model': expected one of layer, global"),
     ],
 )

@@ -5,11 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autocompress import Capabilities, Target, hookimpl
+from autocompress import Activation, Capabilities, Target, hookimpl
 
 INTEGER_OPS = frozenset(
     {"Add", "Mul", "MatMul", "Concat", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Sigmoid", "Softmax"}
 )
+ACTIVATIONS: dict[str, tuple[Activation, ...]] = {
+    "conv1d": ("static", "float"),
+    "conv2d": ("static", "float"),
+    "depthwise": ("static", "float"),
+    "conv_transpose": ("float",),
+    "linear": ("static", "dynamic", "float"),
+    "embedding": ("float",),
+}
+"""Kinds of layers whose weights may have codes, and how they compute then."""
+
 PASSTHROUGH_OPS = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice"})
 
 
@@ -32,15 +42,12 @@ class OnnxRuntime(Target):
 
         Transposed convolutions and embeddings have none: their weights are only stored in codes.
         """
-        convolutions = ("conv1d", "conv2d", "depthwise")
-        kinds = (*convolutions, "conv_transpose", "linear", "embedding")
-        modes = {"linear": ("static", "dynamic", "float"), "conv_transpose": ("float",), "embedding": ("float",)}
         return Capabilities(
-            containers=dict.fromkeys(kinds, (4, 8)),
+            containers=dict.fromkeys(ACTIVATIONS, (4, 8)),
             integer_ops=INTEGER_OPS,
             passthrough_ops=PASSTHROUGH_OPS,
             packed_sparse=True,
-            activations=dict.fromkeys(convolutions, ("static", "float")) | modes,
+            activations=ACTIVATIONS,
             group_sizes=frozenset({"linear"}),
             # Tried: 1.22.1 has no Cast from INT4; 1.23.2 and later give the same outputs as 1.31.1.
             minimum_runtime={"onnxruntime": "1.23.2"},
