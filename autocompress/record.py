@@ -21,7 +21,13 @@ Objective = Literal["accuracy", "latency", "size", "pareto"]
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One line of the per-layer table of a candidate; the figures are of the FP32 weight."""
+    """One line of the per-layer table of a candidate; the weight's figures are of FP32.
+
+    Attributes:
+        sparsity: share of a pruned layer's stored weights that are 0, those that rounding made 0 among them; 0 where no single
+            weights were removed.
+        structure: how single weights were removed: `unstructured` or `n:m`; empty: not at all.
+    """
 
     layer: str
     kind: str
@@ -36,6 +42,7 @@ class LayerRow:
     weight_minimum: float
     weight_maximum: float
     weight_mean: float
+    structure: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,19 @@ class Final:
 
 
 @dataclass(frozen=True)
+class MaskOverlap:
+    """How far the masks of two independent runs agree on a layer.
+
+    Attributes:
+        jaccard: weights that stay in both, as a share of those that stay in either.
+        by_chance: the same for random masks that keep as many.
+    """
+
+    jaccard: float
+    by_chance: float
+
+
+@dataclass(frozen=True)
 class BindingConstraint:
     """The limit that nothing could meet, and the smallest value of it that some candidate reached."""
 
@@ -162,6 +182,7 @@ class SearchResult:
         selection_gap: accuracy of best on the search set minus that on the report set.
         reasons: one sentence each, for a person.
         quality: the metric that accuracies are values of.
+        mask_overlap: layer that loses weights to how far its masks from disjoint halves of the calibration data agree.
     """
 
     status: Status
@@ -185,3 +206,4 @@ class SearchResult:
     minimum_runtime: Mapping[str, Any]
     reasons: Sequence[str] = ()
     quality: Quality = field(default_factory=Quality)
+    mask_overlap: Mapping[str, MaskOverlap] = field(default_factory=dict)

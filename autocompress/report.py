@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from autocompress.record import Final, SearchResult
@@ -40,6 +40,7 @@ def result_dict(result: SearchResult) -> dict[str, Any]:
         "versions": dict(result.versions),
         "device": result.device,
         "minimum_runtime": dict(result.minimum_runtime),
+        "mask_overlap": {layer: vars(overlap) for layer, overlap in result.mask_overlap.items()},
     }
 
 
@@ -104,4 +105,17 @@ def table(result: SearchResult) -> str:
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     drop, bounds = quality.difference(result.drop, digits=2), quality.difference(*result.drop_ci, digits=2)
     lines.append(f"drop {drop}, 95 % interval {bounds}, on {best.images} report examples")
-    return "\n".join([f"status: {result.status}", *lines, *result.reasons])
+    return "\n".join([f"status: {result.status}", *lines, *_overlap_line(result), *result.reasons])
+
+
+def _overlap_line(result: SearchResult) -> list[str]:
+    """How far the pruner would remove the same weights again; nothing where none were removed."""
+    found = result.mask_overlap
+    if not found:
+        return []
+    mean, chance = (fmean(getattr(overlap, name) for overlap in found.values()) for name in ("jaccard", "by_chance"))
+    least = min(found, key=lambda layer: found[layer].jaccard)
+    return [
+        f"masks from disjoint halves of the calibration data share {100 * mean:.0f} % of what stays ({100 * chance:.0f} % by "
+        f"chance), mean of {len(found)} layers; least: {least}, {100 * found[least].jaccard:.0f} %"
+    ]

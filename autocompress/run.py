@@ -31,6 +31,7 @@ from autocompress.quality import Quality
 from autocompress.record import Objective, SearchResult, StudyContext
 from autocompress.registry import Registry, load_registry
 from autocompress.report import write_result
+from autocompress.reproducibility import mask_overlap
 from autocompress.settings import Settings
 from autocompress.space import SearchSpace, build_space
 from autocompress.sparsity import CHANNEL
@@ -93,6 +94,10 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         tell = partial(notify, "autocompress_trial_finished", study=context)
         outcome = run_trials(search_run, study, space, lambda record: tell(record=record))
         result = conclude(search_run, outcome, baseline)
+        if result.policy.prunes:
+            with progress.stage("mask overlap"):
+                overlap = mask_overlap(bench, result.policy, settings.folder / "cache", settings.search.seed)
+            result = dataclasses.replace(result, mask_overlap=overlap)
         result = _completed(result, context, groups, settings, time.monotonic() - start)
         write_result(result)
         for line in notify("autocompress_search_finished", study=context, result=result):

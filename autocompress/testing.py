@@ -55,6 +55,7 @@ from autocompress.notify import Notifier, TrackerWarning
 from autocompress.policy import LayerPolicy, Policy
 from autocompress.record import Final, Gate, LayerRow, SearchResult, State, Status, StudyContext, TrialRecord
 from autocompress.runner import load_module
+from autocompress.sparsity import share_removed, weight_mask
 from autocompress.stats import LayerStats
 
 Array = NDArray[Any]
@@ -321,6 +322,25 @@ class PrunerContract(_WeightContract):
         weight, layer = case
         stats = make_stats(weight, layer, torch.zeros(samples, *weight.shape))
         assert pruner.score(weight, stats).isfinite().all()
+
+    def test_scores_every_channel(self, pruner: Pruner, case: _Case) -> None:
+        """One finite score for each slice along either axis, the same whenever it is asked for."""
+        for axis in (0, 1) if case[0].numel() else ():
+            score = pruner.channel_score(case[0], make_stats(*case), axis)
+            assert score.shape == (case[0].shape[axis],)
+            assert score.dtype == torch.float32
+            assert score.isfinite().all()
+            assert torch.equal(score, copy.deepcopy(pruner).channel_score(case[0], make_stats(*case), axis))
+
+    @pytest.mark.parametrize("structure", ["unstructured", "2:4"])
+    def test_reaches_the_sparsity(self, pruner: Pruner, case: _Case, structure: str) -> None:
+        """What is removed is what was asked for, to one weight, however many scores are equal."""
+        stats, layer = make_stats(*case), case[1]
+        policy = LayerPolicy(pruner=pruner.name, sparsity=0.4, structure=structure)
+        mask = weight_mask(pruner.score(case[0], stats), layer, policy)
+        share = 0.4 if structure == "unstructured" else share_removed(layer, structure)
+        assert not mask.numel() or int((~mask).sum()) == round(share * mask.numel())
+        assert not pruner.update(case[0], mask, stats)[~mask].any()
 
     def test_update_keeps_removed_weights_at_zero(self, pruner: Pruner, case: _Case) -> None:
         """What is left has the weight's shape and is exactly 0 where the mask is False."""

@@ -122,20 +122,34 @@ def test_building_is_deterministic(tiny: Tiny, database: LayerDatabase, build_ti
 def test_rows_show_the_decisions_and_the_figures_of_fp32(tiny: Tiny, build_tiny: Build) -> None:
     rows = {row.layer: row for row in layer_rows(tiny.graph, build_tiny(MIXED))}
     assert list(rows) == list(LAYERS)
-    decisions = {name: (row.quantizer, row.bits, row.pruner, row.sparsity, row.encoding) for name, row in rows.items()}
+    decisions = {name: (row.quantizer, row.bits, row.pruner, row.structure, row.encoding) for name, row in rows.items()}
     assert decisions == {
-        "stem.0": ("int8", 8, "", 0.0, "int8"),
-        "inner.0": ("int4", 4, "sparse", 0.7, "sparse-int4"),
-        "outer.0": ("int8", 8, "sparse", 0.7, "sparse-int8"),
-        "depthwise.0": ("float", 32, "sparse", 0.5, "float32"),
-        "pointwise": ("float", 32, "", 0.0, "float32"),
-        "head": ("int4", 4, "", 0.0, "int4"),
+        "stem.0": ("int8", 8, "", "", "int8"),
+        "inner.0": ("int4", 4, "sparse", "unstructured", "sparse-int4"),
+        "outer.0": ("int8", 8, "sparse", "unstructured", "sparse-int8"),
+        "depthwise.0": ("float", 32, "sparse", "unstructured", "float32"),
+        "pointwise": ("float", 32, "", "", "float32"),
+        "head": ("int4", 4, "", "", "int4"),
     }
     for name, row in rows.items():
         weight = tiny.graph.initializers[f"{name}.weight"]
         assert (row.kind, row.parameters, row.macs) == (tiny.graph.layers[name].kind, weight.size, tiny.graph.layers[name].macs)
         assert (row.weight_minimum, row.weight_maximum) == (weight.min(), weight.max())
         assert row.weight_mean == pytest.approx(weight.astype(np.float64).mean(), abs=1e-6)
+
+
+def test_rows_count_the_zeros_that_the_file_holds(tiny: Tiny, build_tiny: Build) -> None:
+    """Those that were asked for and those that rounding adds; zeros of layers that were not pruned are no sparsity."""
+    candidate = build_tiny(MIXED)
+    for row in layer_rows(tiny.graph, candidate):
+        asked = MIXED.layers.get(row.layer, LayerPolicy()).sparsity
+        if not asked:
+            assert row.sparsity == 0
+            continue
+        weight = candidate.compressed.layers[row.layer].weight
+        values = (weight.codes if isinstance(weight, QuantizedTensor) else weight).numpy()
+        assert row.sparsity == pytest.approx((values == 0).mean())
+        assert asked - 0.5 / row.parameters <= row.sparsity < asked + 0.05
 
 
 def stored_bytes(graph: onnx.GraphProto, node: str) -> int:

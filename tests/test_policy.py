@@ -51,6 +51,50 @@ def test_what_is_left_out_is_the_default(tmp_path: Path) -> None:
     assert load_policy(path) == Policy({"head": LayerPolicy("int8", 8)})
 
 
+def test_policy_from_before_structures_is_read(tmp_path: Path) -> None:
+    """The keys that the first release wrote."""
+    lines = [
+        "version: 1",
+        "layers: {head: {quantizer: int8, bits: 8, pruner: sparse, sparsity: 0.5}}",
+        "channels: {stem: {pruner: sparse, sparsity: 0.25}}",
+        "ops: {n7: float}",
+    ]
+    expected = Policy({"head": LayerPolicy("int8", 8, "sparse", 0.5)}, {"stem": ChannelPolicy("sparse", 0.25)}, {"n7": "float"})
+    assert load_policy(write(tmp_path, "\n".join(lines))) == expected
+
+
+def test_structure_survives_the_disk_and_says_so_without_quotes(tmp_path: Path) -> None:
+    policy = Policy({"head": LayerPolicy("int8", 8, "sparse", 0.5, "2:4"), "stem": LayerPolicy(pruner="sparse", threshold=0.1)})
+    SavedPolicy(policy, "m", "s", "a").save(tmp_path / "policy.yaml")
+    assert load_policy(tmp_path / "policy.yaml") == policy
+    path = write(tmp_path, "version: 1\nlayers: {head: {pruner: sparse, structure: 2:4}}")
+    with pytest.raises(PolicyError, match=r"structure 124: expected 'unstructured' or n:m; in a YAML file write n:m in quotes"):
+        load_policy(path)
+
+
+@pytest.mark.parametrize(
+    ("layer", "prunes"),
+    [
+        (LayerPolicy(), False),
+        (LayerPolicy("int8", 8, "sparse"), False),
+        (LayerPolicy(pruner="sparse", sparsity=0.1), True),
+        (LayerPolicy(pruner="sparse", threshold=0.0), True),
+        (LayerPolicy(pruner="sparse", structure="2:4"), True),
+    ],
+)
+def test_what_prunes(layer: LayerPolicy, prunes: bool) -> None:
+    assert layer.prunes == Policy({"head": layer}).prunes == prunes
+
+
+def test_share_that_follows_is_no_decision() -> None:
+    by_share, by_score = LayerPolicy(pruner="sparse", sparsity=0.3), LayerPolicy(pruner="sparse", sparsity=0.3, threshold=1.0)
+    assert by_share.decision == by_share
+    assert by_score.decision == replace(by_score, sparsity=0.0)
+    assert LayerPolicy(pruner="sparse", sparsity=0.5, structure="2:4").decision.sparsity == 0
+    assert ChannelPolicy("sparse", 0.3).decision == ChannelPolicy("sparse", 0.3)
+    assert ChannelPolicy("sparse", 0.3, 1.0).decision == ChannelPolicy("sparse", 0.0, 1.0)
+
+
 def test_digest_is_equal_exactly_when_the_decisions_are() -> None:
     reordered = replace(POLICY, layers=dict(reversed(list(POLICY.layers.items()))))
     assert list(reordered.layers) != list(POLICY.layers)

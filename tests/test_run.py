@@ -132,6 +132,7 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "versions": lambda value: {"runtime", "torch", "optuna", "numpy", "autocompress"} <= set(value),
     "device": lambda value: isinstance(value, str) and value != "",
     "minimum_runtime": lambda value: value["opset"] == 21 and "onnxruntime" in value,
+    "mask_overlap": lambda value: value == {},
 }
 """The keys that the command promises to programs."""
 
