@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,9 @@ def check_outputs(
 
 
 def snr_db(signal: NDArray[Any], noisy: NDArray[Any]) -> float:
-    """Signal-to-noise ratio in decibels: 10 log10(sum signal^2 / sum (signal - noisy)^2)."""
+    """Signal-to-noise ratio in decibels: 10 log10(sum signal^2 / sum (signal - noisy)^2); infinite where both are equal."""
     power = float(np.square(signal, dtype=np.float64).sum())
     noise = float(np.square(signal.astype(np.float64) - noisy).sum())
+    if noise == 0:
+        return math.inf
     return 10 * float(np.log10(max(power, 1e-30) / max(noise, 1e-30)))

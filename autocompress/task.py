@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autocompress.attention import write_out_attention
 from autocompress.errors import DataError
 
 Batch = tuple[Tensor, Tensor]
@@ -128,7 +129,7 @@ class Task:
     sets: dict[str, Examples] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.model = self.model.eval().cpu()
+        self.model = write_out_attention(self.model.eval().cpu())
         example = self.example_input.numpy()
         self.example_input = torch.from_numpy(example.astype(input_type(example), copy=False))
         sources = {"calibration": self.calibration, "search": self.search, "report": self.report}
