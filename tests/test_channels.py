@@ -171,14 +171,16 @@ class Joined(nn.Module):
 
 
 class Sequences(nn.Module):
-    """Linear layers on sequences: their bias is an operator of its own in the file."""
+    """Linear layers on sequences; the hidden channels may be scaled by a parameter that belongs to no layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, scaled: bool) -> None:
         super().__init__()
         self.norm, self.first, self.last = nn.LayerNorm(8), nn.Linear(8, 16), nn.Linear(16, 3)
+        self.scale = nn.Parameter(torch.linspace(1, 2, 16)) if scaled else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        outputs: Tensor = self.last(self.first(self.norm(x[:, 0])).relu()).mean(dim=1)
+        hidden = self.first(self.norm(x[:, 0])).relu() * self.scale
+        outputs: Tensor = self.last(hidden).mean(dim=1)
         return outputs
 
 
@@ -208,13 +210,21 @@ def test_what_cannot_be_cut_says_why(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_cut_that_the_file_cannot_follow_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    model, example = Sequences(), images(tiny, 1)
+    model, example = Sequences(scaled=True), images(tiny, 1)
     graph = exported(model, tmp_path)
     found = find_groups(graph, model, example, multiple=1)
-    assert set(found.groups) == {"first"}
     checked = verify_groups(graph, model, found, example, tiny.components.target, tmp_path)
     assert not checked.groups
     assert set(checked.refused) == {"first", "last"}
+
+
+def test_layers_on_sequences_can_be_cut(tiny: Tiny, tmp_path: Path) -> None:
+    model, example = Sequences(scaled=False), images(tiny, 1)
+    graph = exported(model, tmp_path)
+    found = find_groups(graph, model, example, multiple=1)
+    checked = verify_groups(graph, model, found, example, tiny.components.target, tmp_path)
+    assert members(checked.groups["first"]) == {("first", "out"), ("last", "in")}
+    assert set(checked.refused) == {"last"}
 
 
 class Untraceable(nn.Module):

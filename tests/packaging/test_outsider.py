@@ -58,7 +58,7 @@ def test_it_is_in_the_file_that_a_search_delivers(tmp_path: Path, site: Path) ->
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out/result.json").read_text())["best"]["trial"] == 0, done.stdout
     delivered = yaml.safe_load((tmp_path / "out/best/policy.yaml").read_text())
-    assert delivered["layers"]["2"] == seed
+    assert delivered["layers"]["2"].items() >= seed.items()
 
 
 def test_its_own_tests_pass(tmp_path: Path, site: Path) -> None:
