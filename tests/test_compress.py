@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from autocompress_plugins.moments import GAIN_LIMITS, match_moments
+from autocompress_plugins.sparse import Sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autocompress import LayerStats, Pruner
 from autocompress.calibration import Calibration
 from autocompress.channels import ChannelGroups
 from autocompress.components import CompressedLayer, QuantizedTensor
@@ -116,6 +119,76 @@ def test_moments_match_after_input_channels_are_removed(
     assert compressed.bias is not None
     found = computed(layer, compressed.dense(), compressed.bias, inputs["outer.0"][:, kept])
     assert_same_moments(found, computed(layer, *original(tiny, layer), inputs["outer.0"]))
+
+
+# --- what is left, before any repair ---
+
+
+def unrepaired(tiny: Tiny, calibration: Calibration, groups: ChannelGroups, pruner: Pruner) -> LayerDatabase:
+    components = replace(tiny.components, pruners={pruner.name: pruner}, recoveries=())
+    return LayerDatabase(tiny.graph, calibration, components, groups.groups)
+
+
+def test_readers_of_removed_channels_are_compensated(
+    tiny: Tiny, exhaustive: Calibration, groups: ChannelGroups, inputs: Mapping[str, Tensor]
+) -> None:
+    """The layer's output on real inputs, without what the removed channels gave."""
+    layer = tiny.graph.layers["outer.0"]
+    expected = computed(layer, *original(tiny, layer), inputs["outer.0"])
+    errors = {}
+    for compensated in (False, True):
+        database = unrepaired(tiny, exhaustive, groups, Sparse(compensate=compensated))
+        model = database.compress(Policy(channels=CUT))
+        kept, compressed = model.kept["inner.0"], model.layers["outer.0"]
+        assert compressed.bias is not None
+        found = computed(layer, compressed.dense(), compressed.bias, inputs["outer.0"][:, kept])
+        errors[compensated] = float((found - expected).square().mean())
+        giver = original(tiny, tiny.graph.layers["inner.0"])[0][kept]
+        assert torch.equal(model.layers["inner.0"].dense(), giver), "layers that lose outputs only are not touched"
+    assert errors[True] < 0.75 * errors[False]
+
+
+def test_channels_and_weights_can_both_be_removed(tiny: Tiny, exhaustive: Calibration, groups: ChannelGroups) -> None:
+    policy = Policy({"outer.0": LayerPolicy(pruner="sparse", structure="2:4")}, CUT)
+    model = unrepaired(tiny, exhaustive, groups, Sparse()).compress(policy)
+    dense = model.layers["outer.0"].dense()
+    assert dense.shape == (16, 16, 3, 3)
+    assert ((dense != 0).reshape(16, 4, 4, 9).sum(2) == 2).all()
+
+
+def test_threshold_decides_by_score(tiny: Tiny, exhaustive: Calibration, groups: ChannelGroups) -> None:
+    database = unrepaired(tiny, exhaustive, groups, Sparse(compensate=False))
+    layer = tiny.graph.layers["pointwise"]
+    weight, _ = original(tiny, layer)
+    model = database.compress(Policy({"pointwise": LayerPolicy(pruner="sparse", threshold=0.05)}))
+    assert torch.equal(model.layers["pointwise"].dense(), torch.where(weight.abs() <= 0.05, 0.0, weight))
+    score = database.group_score("sparse", "inner.0")
+    limit = float(score.sort().values[10])
+    kept = database.compress(Policy(channels={"inner.0": ChannelPolicy("sparse", threshold=limit)})).kept["inner.0"]
+    assert len(kept) == 24  # 21 are above it; in steps of 8 that is 24, and the next best fill them up
+    assert set(kept.tolist()) >= set((score > limit).nonzero().flatten().tolist())
+    assert score.mean() == pytest.approx(1, abs=1e-5)
+
+
+@dataclass
+class Counting(Sparse):
+    """Counts what it is asked."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def score(self, weight: Tensor, stats: LayerStats) -> Tensor:
+        self.asked.append(stats.layer.name)
+        return super().score(weight, stats)
+
+
+def test_each_score_is_computed_once(tiny: Tiny, exhaustive: Calibration, groups: ChannelGroups) -> None:
+    pruner = Counting()
+    database = unrepaired(tiny, exhaustive, groups, pruner)
+    for share in (0.2, 0.4, 0.6):
+        database.compress(
+            Policy({"head": LayerPolicy(pruner="sparse", sparsity=share)}, {"inner.0": ChannelPolicy("sparse", share)})
+        )
+    assert sorted(pruner.asked) == ["head", "inner.0", "outer.0"]
 
 
 def test_removing_output_channels_changes_no_other(tiny: Tiny, exact: LayerDatabase) -> None:
