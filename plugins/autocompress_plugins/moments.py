@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 GAIN_LIMITS = (0.5, 2.0)
 """A channel whose spread changed more than this is broken, not rescaled."""
 
+RESOLUTION = 1e-5
+"""Share of an output's mean square that a difference of two float32 sums can tell from 0."""
+
+LEAST_VARIANCE = 1e-12
+"""A channel that varies less is constant: no gain can repair it."""
+
 
 @dataclass
 class Moments(Recovery):
@@ -42,11 +48,9 @@ def match_moments(compressed: CompressedLayer, stats: LayerStats, cuts: Mapping[
     kept = cuts.get(layer.channel_axis, torch.arange(layer.channels))
     group = kept // (layer.channels // layer.groups)
     mean = stats.input_mean  # (groups, d)
-    covariance = stats.input_second_moment - mean[:, :, None] * mean[:, None, :]  # (groups, d, d)
     target, now = _rows(stats.weight, layer)[kept], _rows(_widened(dense, layer, cuts), layer)  # (channels, d) each
-    spread = _quadratic(now, covariance, group)
-    gain = torch.where(spread > 1e-12, _quadratic(target, covariance, group) / spread.clamp_min(1e-12), 1.0)
-    gain = gain.sqrt().clamp(*GAIN_LIMITS)  # (channels,)
+    wanted, spread = _variance(target, stats, group), _variance(now, stats, group)
+    gain = torch.where((wanted > 0) & (spread > 0), wanted / spread.clamp_min(1e-30), 1.0).sqrt().clamp(*GAIN_LIMITS)
     shift = ((target - gain[:, None] * now) * mean[group]).sum(1)
     bias = compressed.bias if compressed.bias is not None else torch.zeros_like(shift)
     addable = compressed.bias is not None or layer.kind not in {"linear", "embedding"}  # these take one only where they have it
@@ -70,8 +74,16 @@ def _widened(weight: Tensor, layer: Layer, cuts: Mapping[int, Tensor]) -> Tensor
     return torch.zeros(shape).index_copy_(axis, cuts[axis], weight)
 
 
+def _variance(rows: Tensor, stats: LayerStats, group: Tensor) -> Tensor:
+    """Of the output of each row (channels, d), shape (channels,); 0 where it drowns in the rounding of the squared mean."""
+    mean = stats.input_mean
+    variance = _quadratic(rows, stats.input_second_moment - mean[:, :, None] * mean[:, None, :], group)
+    power = _quadratic(rows, stats.input_second_moment, group)
+    return torch.where((variance > RESOLUTION * power) & (variance > LEAST_VARIANCE), variance, 0.0)
+
+
 def _quadratic(rows: Tensor, covariance: Tensor, group: Tensor) -> Tensor:
-    """The value w C w' for each row w (channels, d) with the covariance of its group (groups, d, d): (channels,)."""
+    """The value w C w' for each row w (channels, d) with the matrix C of its group (groups, d, d): (channels,)."""
     if len(covariance) == 1:
         return ((rows @ covariance[0]) * rows).sum(1)
     return torch.einsum("cd,cde,ce->c", rows, covariance[group], rows)

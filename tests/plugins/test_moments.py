@@ -55,3 +55,16 @@ def test_a_broken_channel_is_not_blown_up() -> None:
     stats = LayerStats(make_layer((1, 4), "linear"), weight, Inputs(torch.randn(100, 4)))
     repaired = Moments().repair(CompressedLayer(weight / 100, torch.zeros(1)), stats, {})
     torch.testing.assert_close(repaired.dense(), weight / 100 * GAIN_LIMITS[1])
+
+
+def test_inputs_that_hardly_vary_give_a_shift_and_no_gain() -> None:
+    """Their variance is a difference of two large sums, and may come out negative."""
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(20, 400, generator=random)
+    inputs = 3.0 + 1e-4 * torch.randn(8, 400, generator=random)
+    stats = LayerStats(make_layer((20, 400), "linear"), weight, Inputs(inputs))
+    coarse = (weight / 0.7).round() * 0.7
+    repaired = Moments().repair(CompressedLayer(coarse, torch.zeros(20)), stats, {})
+    torch.testing.assert_close(repaired.dense(), coarse)
+    found = functional.linear(inputs, repaired.dense(), repaired.bias)
+    torch.testing.assert_close(found.mean(0), functional.linear(inputs, weight).mean(0), rtol=1e-3, atol=1e-2)
