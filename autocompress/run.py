@@ -23,9 +23,10 @@ from autocompress.compress import LayerDatabase
 from autocompress.conclusion import conclude
 from autocompress.device import Device, open_device
 from autocompress.evaluation import Evaluator
-from autocompress.graph import OPSET, BaseGraph, export
+from autocompress.graph import OPSET, BaseGraph
 from autocompress.loop import Goal, SearchRun, run_trials
 from autocompress.notify import Notifier
+from autocompress.preparation import prepare
 from autocompress.progress import Progress
 from autocompress.quality import Quality
 from autocompress.record import Objective, SearchResult, StudyContext
@@ -76,7 +77,7 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         stack.callback(shutil.rmtree, settings.folder / "cache", ignore_errors=True)
         notify = stack.enter_context(Notifier(registry.manager, tuple(settings.components.trackers)))
         with progress.stage("export"):
-            graph = export(task.model, task.example_input, settings.folder / "fp32.onnx")
+            task, graph = prepare(task, settings.components, settings.folder / "fp32.onnx")
         _check_labels(task, settings.components.metric)
         with progress.stage("channel groups"):
             groups = _groups(task, graph, settings)

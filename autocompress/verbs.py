@@ -19,9 +19,10 @@ from autocompress.device import open_device
 from autocompress.errors import ConfigError, PolicyError
 from autocompress.evaluation import Evaluator
 from autocompress.factories import load_function
-from autocompress.graph import BaseGraph, export
+from autocompress.graph import BaseGraph
 from autocompress.intervals import interval, paired_drop
 from autocompress.policy import SavedPolicy, load_saved_policy
+from autocompress.preparation import prepare
 from autocompress.progress import Progress
 from autocompress.registry import Registry
 from autocompress.report import table
@@ -85,7 +86,7 @@ def _apply(job: Job, settings: Settings, registry: Registry) -> None:
     progress = Progress()
     task = build_task(job, settings, progress)
     with progress.stage("export"):
-        graph = export(task.model, task.example_input, settings.folder / "fp32.onnx")
+        task, graph = prepare(task, settings.components, settings.folder / "fp32.onnx")
     artifact = apply_policy(graph, saved, state, settings, job.policy)
     same = "the same bytes" if artifact.sha256 == saved.artifact_sha256 else "other bytes (other versions?)"
     _say(f"file: {artifact.path}\n{artifact.size_bytes} bytes, sha256 {artifact.sha256}: {same} as the search delivered")
@@ -100,7 +101,7 @@ def apply_policy(graph: BaseGraph, saved: SavedPolicy, state: Path, settings: Se
     if saved.model != graph.digest:
         raise PolicyError(
             f"policy {path}: found for the model {saved.model[:12]}, this model is {graph.digest[:12]}; "
-            "expected the same architecture and weights (and the same exporter version)"
+            "expected the same architecture, weights and recover=... (and the same exporter version)"
         )
     capabilities = settings.components.target.capabilities()
     return build(graph, saved.policy, load_state(state), capabilities, settings.folder / "model.onnx").artifact
@@ -113,7 +114,7 @@ def _evaluate(job: Job, settings: Settings, registry: Registry) -> None:
     progress = Progress()
     task = build_task(job, settings, progress)
     with progress.stage("export"):
-        graph = export(task.model, task.example_input, settings.folder / "fp32.onnx")
+        task, graph = prepare(task, settings.components, settings.folder / "fp32.onnx")
     with progress.stage("measuring"):
         figures = evaluate_artifact(task, graph, job.artifact, settings)
     (settings.folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,9 @@
 """Uneven shares of channels, against a brute-force ranking."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -8,7 +11,9 @@ from torch import Tensor
 
 from autocompress.allocation import MOST, allocate
 from autocompress.channels import ChannelGroups
-from tests.conftest import Tiny
+
+if TYPE_CHECKING:
+    from tests.conftest import Tiny
 
 
 @pytest.fixture
