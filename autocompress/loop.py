@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from autocompress.allocation import allocate
 from autocompress.budget import Budget
 from autocompress.errors import ConfigError
 from autocompress.policy import Policy, load_policy
 from autocompress.progress import Progress
 from autocompress.quality import Quality
 from autocompress.record import Kind, Objective, TrialRecord
-from autocompress.seeds import seed_policies
+from autocompress.seeds import Shares, seed_policies
 from autocompress.selection import pareto_front, ranked
 from autocompress.space import SearchSpace
 from autocompress.study import KIND, SearchStudy
@@ -110,7 +111,20 @@ def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener:
 def _seeds(run: SearchRun, space: SearchSpace) -> list[Policy]:
     """The user's policies, then the built-in ones for at most half of the trials."""
     own = [load_policy(Path(path)) for path in run.settings.seeds]
-    return [*own, *seed_policies(space, run.bench.graph.layers)[: max(1, run.settings.trials // 2)]]
+    found = seed_policies(space, run.bench.graph.layers, _uneven_shares(run.bench, space))
+    return [*own, *found[: max(1, run.settings.trials // 2)]]
+
+
+def _uneven_shares(bench: Bench, space: SearchSpace) -> list[Shares]:
+    """For each pruner and share that the space offers, that share of all channels together."""
+    groups = {name: group for name, group in bench.groups.items() if name in space.channels}
+    ways = {(option.pruner, option.sparsity) for options in space.channels.values() for option in options}
+    layers = {entry.module for group in groups.values() for entry in group.entries}
+    return [
+        (pruner, allocate(groups, bench.graph.layers, {name: bench.database.score(pruner, name) for name in layers}, share))
+        for pruner, share in sorted(ways, key=str)
+        if pruner is not None
+    ]
 
 
 def _is_over(start: float, timeout: float | None) -> bool:

@@ -17,14 +17,20 @@ MIXES = (0.25, 0.5, 0.75, 0.9)
 """Shares of all weights that a mixed seed gives the fewer bits to, largest layers first."""
 
 Choice = Mapping[str, LayerPolicy]
+Shares = tuple[str, Mapping[str, float]]
+"""A pruner, and the share of the channels that each group loses."""
+
 _Option = TypeVar("_Option", LayerPolicy, ChannelPolicy)
 
 
-def seed_policies(space: SearchSpace, layers: Mapping[str, Layer]) -> list[Policy]:
+def seed_policies(space: SearchSpace, layers: Mapping[str, Layer], shares: Sequence[Shares] = ()) -> list[Policy]:
     """Uniform policies, mixes of neighbouring precisions, then each way of pruning alone on the most precise codes.
 
     The first and the last layer are the ones that most often have to stay float. In a mix the large layers go to fewer bits
     first: they give the most bytes, and small ones tend to be sensitive.
+
+    Args:
+        shares: ways of removing channels unevenly, each a pruner and the share of each group.
     """
     ladders = [[_uniform(space, bits, mode) for bits in _levels(space)] for mode in _modes(space)]
     uniform = [choice for ladder in ladders for choice in ladder]
@@ -32,12 +38,13 @@ def seed_policies(space: SearchSpace, layers: Mapping[str, Layer]) -> list[Polic
     mixes = [_mix(*pair, layers, share) for ladder in ladders for pair in pairwise(ladder) for share in MIXES]
     base = uniform[0] if uniform else {}
     policies = [_policy(choice) for choice in [*uniform, *edges, *mixes, *_pruned(space, base)]]
-    policies += [_policy(base, cut) for cut in _channel_cuts(space)]
+    policies += [_policy(base, cut) for cut in [*_uneven_cuts(space, shares), *_channel_cuts(space)]]
     return list({policy.digest: policy for policy in policies if policy != Policy()}.values())
 
 
 def _policy(layers: Choice, channels: Mapping[str, ChannelPolicy] | None = None) -> Policy:
-    return Policy({name: option for name, option in layers.items() if option != LayerPolicy()}, channels or {})
+    cuts = {name: option for name, option in (channels or {}).items() if option != ChannelPolicy()}
+    return Policy({name: option for name, option in layers.items() if option != LayerPolicy()}, cuts)
 
 
 def _levels(space: SearchSpace) -> list[int]:
@@ -129,6 +136,19 @@ def _alike(options: Sequence[LayerPolicy], dense: LayerPolicy) -> list[LayerPoli
 
 def _codes(option: LayerPolicy) -> tuple[str | None, int, Activation]:
     return option.quantizer, option.bits, option.activation
+
+
+def _uneven_cuts(space: SearchSpace, shares: Sequence[Shares]) -> list[dict[str, ChannelPolicy]]:
+    """In each group the option nearest to its share."""
+    return [
+        {name: _nearest_cut(options, pruner, wanted[name]) for name, options in space.channels.items() if name in wanted}
+        for pruner, wanted in shares
+    ]
+
+
+def _nearest_cut(options: Sequence[ChannelPolicy], pruner: str, share: float) -> ChannelPolicy:
+    fitting = [option for option in options if option.pruner in (pruner, None)]
+    return min(fitting, key=lambda option: abs(option.sparsity - share), default=options[0])
 
 
 def _channel_cuts(space: SearchSpace) -> list[dict[str, ChannelPolicy]]:

@@ -117,3 +117,11 @@ def test_every_seed_lies_in_the_space_once_and_none_is_the_baseline(options: tup
     assert len({policy.digest for policy in found}) == len(found)
     for policy in found:
         assert space.policy(space.indices(policy)) == policy
+
+
+def test_uneven_shares_take_the_nearest_option_of_their_pruner() -> None:
+    options = (ChannelPolicy(), ChannelPolicy("sparse", 0.25), ChannelPolicy("other", 0.5), ChannelPolicy("sparse", 0.75))
+    space = SearchSpace(dict.fromkeys(LAYERS, (INT8,)), {"a": options, "b": options, "c": options})
+    found = seed_policies(space, LAYERS, [("sparse", {"a": 0.3, "b": 0.05, "c": 0.6})])
+    wanted = {"a": ChannelPolicy("sparse", 0.25), "c": ChannelPolicy("sparse", 0.75)}
+    assert Policy(dict.fromkeys(LAYERS, INT8), wanted) in found
