@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +19,9 @@ from autocompress_plugins.finetune import FineTune
 
 from autocompress.allocation import allocate
 from autocompress.channels import ChannelGroup
+from autocompress.compress import CompressedModel
 from autocompress.policy import ChannelPolicy, LayerPolicy, Policy
+from autocompress.twin import module_twin
 from benchmarks.workbench import Workbench, publish, workbench
 
 EXPERIMENT = ("+experiment=cifar10_efficientnet_lite0", "pruner=[importance]", "data.train_size=40000")
@@ -53,7 +57,18 @@ def rows_of(bench: Workbench, share: float, seconds: float, learning_rate: float
     counts = {name: len(kept) for name, kept in tuned.kept.items()}
     whole = sum(group.size for group in inner_groups(bench).values())
     rows = [{"what": what, **bench.figures(file.artifact.path, timed=True)} for what, file in built.items()]
+    rows[-1]["twin_accuracy"] = twin_accuracy(bench, cut, tuned)
     return [*rows, {"removed_share": removed / whole, "kept_channels": counts, "training_seconds": trained}]
+
+
+def twin_accuracy(bench: Workbench, policy: Policy, compressed: CompressedModel) -> float:
+    """Accuracy of the module that computes what the file computes, on the report set."""
+    capabilities = bench.components.target.capabilities()
+    twin = module_twin(bench.graph, bench.task.model, bench.groups, policy, compressed, capabilities)
+    examples = bench.task.sets["report"]
+    with torch.no_grad():
+        found = torch.cat([twin(inputs).argmax(1) == targets for inputs, targets in examples.batches(100)])
+    return float(found.float().mean())
 
 
 def main() -> None:
@@ -62,11 +77,16 @@ def main() -> None:
     parser.add_argument("share", type=float)
     parser.add_argument("seconds", type=float)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--keep", type=Path, help="folder that the files are copied to, for timing them again on a quiet machine"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with workbench(*EXPERIMENT) as bench:
         rows = rows_of(bench, arguments.share, arguments.seconds, arguments.learning_rate)
+        if arguments.keep:
+            shutil.copytree(bench.folder, arguments.keep, ignore=shutil.ignore_patterns("cache"), dirs_exist_ok=True)
     publish(f"methods_channels_{round(100 * arguments.share)}", rows)
     for row in rows:
         sys.stdout.write(f"{json.dumps(row)}\n")
