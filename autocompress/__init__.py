@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from autocompress.errors import AutocompressError as AutocompressError
     from autocompress.factories import call_factory as call_factory
     from autocompress.factories import load_function as load_function
+    from autocompress.folding import folded_norms as folded_norms
     from autocompress.graph import Layer as Layer
+    from autocompress.graph import LayerPair as LayerPair
     from autocompress.histogram import Histogram as Histogram
     from autocompress.hookspecs import hookimpl as hookimpl
     from autocompress.policy import Activation as Activation
@@ -57,7 +59,8 @@ _HOMES = {
     "compress": ("CompressedModel",),
     "errors": ("AutocompressError",),
     "factories": ("call_factory", "load_function"),
-    "graph": ("Layer",),
+    "folding": ("folded_norms",),
+    "graph": ("Layer", "LayerPair"),
     "histogram": ("Histogram",),
     "hookspecs": ("hookimpl",),
     "policy": ("Activation", "ChannelPolicy", "LayerPolicy", "Policy"),

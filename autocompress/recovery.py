@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autocompress.calibration import Calibration
+from autocompress.calibration import Calibration, module_of, oriented
 from autocompress.channels import ChannelGroup
 from autocompress.components import Components, CompressedLayer, Quantizer
 from autocompress.compress import CompressedModel, LayerDatabase, file_cuts
 from autocompress.errors import ModelError
+from autocompress.folding import folded
 from autocompress.graph import BaseGraph, export
 from autocompress.policy import LayerPolicy, Policy
 from autocompress.progress import Progress
@@ -63,6 +64,28 @@ class Recoverable:
         """A module that computes what the file computes, quantized activations included; in eval mode."""
         return self._twin(self.policy, self.compressed)
 
+    def folded(self) -> nn.Module:
+        """The twin with the file's own weights and biases in its layers; the batch norm that they contain is gone.
+
+        Raises:
+            ModelError: batch norm is not part of the layers of the file.
+        """
+        return self._folded(self.twin(), self.compressed)
+
+    def unquantized(self) -> Mapping[str, CompressedLayer]:
+        """Every layer before its weights were rounded, but without what was removed from it."""
+        return _complete(self.graph, self.database.compress(_without_quantizers(self.policy)))
+
+    def original(self) -> nn.Module:
+        """What the candidate should compute, folded as well: the FP32 model, or what is left of it where channels were cut."""
+        policy = Policy(channels=self.policy.channels)
+        compressed = self.database.compress(policy)
+        return self._folded(self._twin(policy, compressed), compressed)
+
+    def oriented(self, layer: str, tensor: Tensor) -> Tensor:
+        """A tensor of the shape of the file's weight in the shape of the module's, and back."""
+        return oriented(tensor, self.graph.layers[layer], module_of(self.task.model, layer))
+
     def trainable(self, *, activations: bool = True) -> TrainableModule:
         """A module to fine-tune: channels are cut, removed weights stay 0, weights are used as their grid has them.
 
@@ -86,8 +109,10 @@ class Recoverable:
         calibration = Calibration(task, graph, self.components, self.folder, self.seed)
         database = LayerDatabase(graph, calibration, self.components, {}, self._masks(graph))
         compressed = database.compress(replace(self.policy, channels={}))
-        layers = {name: compressed.layers.get(name, _stored(graph, name)) for name in graph.layers}
-        return CompressedModel(layers, compressed.ranges, self.compressed.kept)
+        return CompressedModel(_complete(graph, compressed), compressed.ranges, self.compressed.kept)
+
+    def _folded(self, module: nn.Module, compressed: CompressedModel) -> nn.Module:
+        return folded(self.graph, module, _complete(self.graph, compressed), self.task.example_input[:1])
 
     def _twin(self, policy: Policy, compressed: CompressedModel) -> nn.Module:
         capabilities = self.components.target.capabilities()
@@ -101,6 +126,11 @@ class Recoverable:
 def _without_quantizers(policy: Policy) -> Policy:
     layers = {name: replace(layer, quantizer=None, bits=LayerPolicy().bits) for name, layer in policy.layers.items()}
     return replace(policy, layers=layers)
+
+
+def _complete(graph: BaseGraph, compressed: CompressedModel) -> dict[str, CompressedLayer]:
+    """All layers, those that were not compressed as the graph has them."""
+    return {name: compressed.layers.get(name, _stored(graph, name)) for name in graph.layers}
 
 
 def _stored(graph: BaseGraph, name: str) -> CompressedLayer:

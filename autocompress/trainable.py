@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from autocompress.calibration import Range, module_of, oriented
 from autocompress.components import QuantizedTensor
+from autocompress.folding import folded_norms
 from autocompress.placement import place
 from autocompress.policy import LayerPolicy
 
@@ -104,7 +105,7 @@ def _bake(part: nn.Module) -> None:
 def constrained(candidate: Recoverable, module: nn.Module, *, activations: bool) -> TrainableModule:
     """Hold the candidate's masks and grids in a float module of its shapes."""
     quantized = place(candidate.graph, candidate.policy, candidate.components.target.capabilities()).quantized
-    trained = {*candidate.graph.layers, *_folded_norms(candidate, module)}
+    trained = {*candidate.graph.layers, *folded_norms(module, candidate.graph.layers, candidate.task.example_input[:1])}
     hooks = []
     for name, layer in candidate.graph.layers.items():
         part = module_of(module, name)
@@ -160,28 +161,3 @@ def _rounded_input(grid: Range) -> Callable[[nn.Module, tuple[Tensor, ...]], tup
         return (rounded.to(inputs[0].dtype), *inputs[1:])
 
     return hook
-
-
-def _folded_norms(candidate: Recoverable, module: nn.Module) -> set[str]:
-    """Batch norms that read a layer's output directly: the exporter folds these into the layer."""
-    given: dict[int, Tensor] = {}  # the tensors are kept, or another could take over an address
-    found: set[str] = set()
-
-    def remember(_: nn.Module, __: object, output: Tensor) -> None:
-        given[id(output)] = output
-
-    def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if id(inputs[0]) in given:
-                found.add(name)
-
-        return hook
-
-    hooks = [module_of(module, name).register_forward_hook(remember) for name in candidate.graph.layers]
-    norms = {name: part for name, part in module.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)}
-    hooks += [part.register_forward_pre_hook(look(name)) for name, part in norms.items()]
-    with torch.no_grad():
-        module(candidate.task.example_input[:1])
-    for hook in hooks:
-        hook.remove()
-    return found
