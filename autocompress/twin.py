@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.artifact import Artifact
+from autocompress.bias import rounded_bias
 from autocompress.calibration import Range, fold_factor, module_of, oriented
 from autocompress.candidate import build
 from autocompress.channels import ChannelGroup, ChannelGroups, cut_module, silenced_module
-from autocompress.components import Capabilities, CompressedLayer, Target
+from autocompress.components import Capabilities, CompressedLayer, QuantizedTensor, Target
 from autocompress.compress import CompressedModel, file_cuts
 from autocompress.evaluation import snr_db
 from autocompress.graph import EMBEDDING, BaseGraph, Layer
@@ -46,9 +47,10 @@ def module_twin(
     for name, layer in graph.layers.items():
         module = module_of(twin, name)
         unfold = _unfolding(graph, layer, module_of(model, name), cuts.get(name, {}))
-        if name in compressed.layers:
-            _set_weight(module, layer, compressed.layers[name], unfold)
         grid = compressed.ranges.get(placement.quantized.get(layer.input, ""))
+        if name in compressed.layers:
+            computed = _as_computed(compressed.layers[name], grid if placement.modes.get(name) == "static" else None)
+            _set_weight(module, layer, computed, unfold)
         if grid is not None:
             module.register_forward_pre_hook(_fake_quantize(grid))
         if placement.modes.get(name) == "dynamic":
@@ -74,6 +76,13 @@ def _unfolding(
         return weight / factor.reshape(shape), (bias - offset) / factor
 
     return unfold
+
+
+def _as_computed(layer: CompressedLayer, grid: Range | None) -> CompressedLayer:
+    """The layer with its bias as the file has it: every rounding counts, because later layers round its result again."""
+    if grid is None or layer.bias is None or not isinstance(layer.weight, QuantizedTensor):
+        return layer
+    return replace(layer, bias=rounded_bias(layer.bias, layer.weight, grid))
 
 
 def _set_weight(
