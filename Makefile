@@ -1,5 +1,6 @@
 # make demo   set everything up and run the main job on the embedded default, scikit-learn's digits
 # make test   set everything up and run every check that CI runs
+# make test-slow  only the tests that make test leaves out: torchvision's classifiers, several minutes
 # make lint   only the checks that run no test
 # make clean  remove what was built, the environment included; outputs stay
 #
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.autocompress
 SUPPORTED = import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
-.PHONY: demo test lint venv install install-test clean
+.PHONY: demo test test-slow lint venv install install-test clean
 
 demo: install
 	$(BIN)/autocompress search +experiment=digits
@@ -26,6 +27,9 @@ demo: install
 
 test: lint
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-slow: install-test
+	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
 lint: install-test
 	$(BIN)/ruff check .
