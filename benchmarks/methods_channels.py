@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from autocompress.policy import ChannelPolicy, LayerPolicy, Policy
 from autocompress.twin import module_twin
 from benchmarks.workbench import Workbench, publish, workbench
 
+ROUNDS = 5
 EXPERIMENT = ("+experiment=cifar10_efficientnet_lite0", "pruner=[importance]", "data.train_size=40000")
 
 
@@ -61,6 +63,20 @@ def rows_of(bench: Workbench, share: float, seconds: float, learning_rate: float
     return [*rows, {"removed_share": removed / whole, "kept_channels": counts, "training_seconds": trained}]
 
 
+def latencies(bench: Workbench, share: float) -> list[dict[str, Any]]:
+    """Dense and cut INT8 files without training, timed in turns: latency depends on shapes, which training does not change."""
+    policies = {"dense": policy_of(bench, 0), "removed": policy_of(bench, share)}
+    files = {what: bench.build(policy, bench.compress(policy), what).artifact.path for what, policy in policies.items()}
+    found: dict[str, list[dict[str, Any]]] = {what: [] for what in files}
+    for _ in range(ROUNDS):
+        for what, path in files.items():
+            found[what].append(bench.latency(path))
+    return [
+        {"what": what, **{name: median(round[name] for round in rounds) for name in rounds[0]}}
+        for what, rounds in found.items()
+    ]
+
+
 def twin_accuracy(bench: Workbench, policy: Policy, compressed: CompressedModel) -> float:
     """Accuracy of the module that computes what the file computes, on the report set."""
     capabilities = bench.components.target.capabilities()
@@ -75,19 +91,20 @@ def main() -> None:
     """One share."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("share", type=float)
-    parser.add_argument("seconds", type=float)
+    parser.add_argument("seconds", type=float, help="of training; 0: only the latencies of the shapes")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument(
-        "--keep", type=Path, help="folder that the files are copied to, for timing them again on a quiet machine"
-    )
+    parser.add_argument("--keep", type=Path, help="folder for copies of the files, to time them again")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with workbench(*EXPERIMENT) as bench:
-        rows = rows_of(bench, arguments.share, arguments.seconds, arguments.learning_rate)
+        if not arguments.seconds:
+            rows, name = latencies(bench, arguments.share), "methods_channels_latency"
+        else:
+            rows, name = rows_of(bench, arguments.share, arguments.seconds, arguments.learning_rate), "methods_channels"
         if arguments.keep:
             shutil.copytree(bench.folder, arguments.keep, ignore=shutil.ignore_patterns("cache"), dirs_exist_ok=True)
-    publish(f"methods_channels_{round(100 * arguments.share)}", rows)
+    publish(f"{name}_{round(100 * arguments.share)}", rows)
     for row in rows:
         sys.stdout.write(f"{json.dumps(row)}\n")
 
