@@ -52,7 +52,7 @@ from autocompress.components import (
 )
 from autocompress.graph import OPSET, Layer, LayerPair
 from autocompress.notify import Notifier, TrackerWarning
-from autocompress.policy import LayerPolicy, Policy
+from autocompress.policy import Activation, LayerPolicy, Policy
 from autocompress.record import Final, Gate, LayerRow, SearchResult, State, Status, StudyContext, TrialRecord
 from autocompress.runner import load_module
 from autocompress.sparsity import share_removed, weight_mask
@@ -806,7 +806,7 @@ class TargetContract:
         assert all(bits and set(bits) <= set(range(2, 9)) for bits in found.containers.values())
         assert all(onnx.defs.has(name) for name in found.integer_ops | found.passthrough_ops)
         assert not found.integer_ops & found.passthrough_ops
-        assert all(set(ways) <= {"dynamic", "float"} for ways in found.activations.values())
+        assert all(set(ways) <= set(get_args(Activation)) for ways in found.activations.values())
         assert {*found.activations, *found.group_sizes} <= set(found.containers)
 
     def test_options_are_json(self, target: Target) -> None:
