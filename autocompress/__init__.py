@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from autocompress.budget import Budget as Budget
     from autocompress.budget import Latency as Latency
     from autocompress.budget import Measurement as Measurement
+    from autocompress.codebook import kernel_levels as kernel_levels
+    from autocompress.codebook import lloyd_max as lloyd_max
+    from autocompress.codebook import nearest as nearest
     from autocompress.compensation import compensate as compensate
     from autocompress.components import Capabilities as Capabilities
     from autocompress.components import CompressedLayer as CompressedLayer
@@ -32,8 +35,13 @@ if TYPE_CHECKING:
     from autocompress.folding import folded_norms as folded_norms
     from autocompress.graph import Layer as Layer
     from autocompress.graph import LayerPair as LayerPair
+    from autocompress.grid import Grid as Grid
+    from autocompress.grid import RowStatistics as RowStatistics
+    from autocompress.grid import check_bits as check_bits
+    from autocompress.grid import positive_scale as positive_scale
     from autocompress.histogram import Histogram as Histogram
     from autocompress.hookspecs import hookimpl as hookimpl
+    from autocompress.information import divergence as divergence
     from autocompress.policy import Activation as Activation
     from autocompress.policy import ChannelPolicy as ChannelPolicy
     from autocompress.policy import LayerPolicy as LayerPolicy
@@ -43,6 +51,7 @@ if TYPE_CHECKING:
     from autocompress.record import StudyContext as StudyContext
     from autocompress.record import TrialRecord as TrialRecord
     from autocompress.recovery import Recoverable as Recoverable
+    from autocompress.rows import ScaleRows as ScaleRows
     from autocompress.run import search as search
     from autocompress.stats import LayerStats as LayerStats
     from autocompress.task import Examples as Examples
@@ -55,18 +64,22 @@ _HOMES = {
         *("Capabilities", "CompressedLayer", "Metric", "Observer", "Pruner", "QuantizedTensor", "Quantizer", "Recovery"),
         *("Sampler", "Target", "Tracker"),
     ),
+    "codebook": ("kernel_levels", "lloyd_max", "nearest"),
     "compensation": ("compensate",),
     "compress": ("CompressedModel",),
     "errors": ("AutocompressError",),
     "factories": ("call_factory", "load_function"),
     "folding": ("folded_norms",),
     "graph": ("Layer", "LayerPair"),
+    "grid": ("Grid", "RowStatistics", "check_bits", "positive_scale"),
     "histogram": ("Histogram",),
     "hookspecs": ("hookimpl",),
+    "information": ("divergence",),
     "policy": ("Activation", "ChannelPolicy", "LayerPolicy", "Policy"),
     "quality": ("Quality",),
     "record": ("SearchResult", "StudyContext", "TrialRecord"),
     "recovery": ("Recoverable",),
+    "rows": ("ScaleRows",),
     "run": ("search",),
     "stats": ("LayerStats",),
     "task": ("Examples", "Task"),

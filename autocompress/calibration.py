@@ -27,8 +27,8 @@ from autocompress.task import Task
 ACTIVATION_BITS = 8
 GRADIENT_SAMPLES = 8
 GRADIENT_BATCH = 32
-POSITIONS = 48
-"""Output positions of a convolution sampled in each image; 128 images give 6,144 patches for moments of up to 1,152 inputs."""
+POSITIONS = 128
+"""Output positions of a convolution sampled in each image; 128 images give 16,384 patches for moments of up to 1,152 inputs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +53,56 @@ class Range:
         return cls(scale, min(levels, max(0, round(-low / scale))), bits)
 
 
-@dataclasses.dataclass
 class _Moments:
-    """Running sums over patches of one layer: x is (groups, n, d)."""
+    """Running sums over patches of one layer, apart for every other example, so that the halves tell how sure they are."""
 
-    total: Tensor
-    square: Tensor
-    count: int = 0
+    def __init__(self, groups: int, width: int) -> None:
+        self._total = torch.zeros(2, groups, width)
+        self._square = torch.zeros(2, groups, width, width)
+        self._count = [0, 0]
+        self._examples = 0
 
-    def add(self, patches: Tensor) -> None:
-        self.total += patches.sum(dim=1)
-        self.square += patches.transpose(1, 2) @ patches
-        self.count += patches.shape[1]
+    def add(self, patches: Tensor, examples: int) -> None:
+        """Add the patches (groups, n, d) of so many examples, equally many of each."""
+        apart = patches.reshape(len(patches), examples, -1, patches.shape[2])  # (groups, examples, patches, d)
+        for half in range(2):
+            part = apart[:, (half - self._examples) % 2 :: 2].flatten(1, 2)
+            self._total[half] += part.sum(dim=1)
+            self._square[half] += part.transpose(1, 2) @ part
+            self._count[half] += part.shape[1]
+        self._examples += examples
+
+    @property
+    def mean(self) -> Tensor:
+        """(groups, d)."""
+        return self._total.sum(0) / sum(self._count)
+
+    @property
+    def second_moment(self) -> Tensor:
+        """(groups, d, d)."""
+        return self._square.sum(0) / sum(self._count)
+
+    @property
+    def shrinkage(self) -> Tensor:
+        """Share of the covariance's squared distance from m I that is chance, shape (groups,); 1 where one half is empty.
+
+        Two halves C1 and C2 are independent estimates, so a quarter of the squared difference between them is the expected
+        squared error of their mean (Ledoit and Wolf 2004, theorem 2.1; there from single examples, but the patches of one image
+        are not independent).
+        """
+        if not all(self._count):
+            return torch.ones(len(self._total[0]))
+        one, other = (_covariance(self._total[half], self._square[half], self._count[half]) for half in range(2))
+        mean = (one + other) / 2
+        level = mean.diagonal(dim1=1, dim2=2).mean(1)
+        chance = (one - other).square().sum((1, 2)) / 4
+        distance = (mean - level[:, None, None] * torch.eye(mean.shape[1])).square().sum((1, 2))
+        return torch.where(distance > 0, chance / distance.clamp_min(1e-38), 0.0).clamp(max=1.0)
+
+
+def _covariance(total: Tensor, square: Tensor, count: int) -> Tensor:
+    mean = total / count
+    return square / count - mean[:, :, None] * mean[:, None, :]
 
 
 class Calibration:
@@ -100,15 +138,17 @@ class Calibration:
         """Mean input patch: (groups, d); zeros for an embedding."""
         if layer.kind == EMBEDDING:
             return torch.zeros(1, layer.shape[1])
-        moments = self._observed[1][layer.name]
-        return moments.total / moments.count
+        return self._observed[1][layer.name].mean
 
     def input_second_moment(self, layer: Layer) -> Tensor:
         """Mean of x x^T over input patches: (groups, d, d); the identity for an embedding."""
         if layer.kind == EMBEDDING:
             return torch.eye(layer.shape[1])[None]
-        moments = self._observed[1][layer.name]
-        return moments.square / moments.count
+        return self._observed[1][layer.name].second_moment
+
+    def input_shrinkage(self, layer: Layer) -> Tensor:
+        """How far the input covariance must move towards a multiple of the identity: (groups,); 0 for an embedding."""
+        return torch.zeros(1) if layer.kind == EMBEDDING else self._observed[1][layer.name].shrinkage
 
     def gradient_samples(self, layer: Layer) -> Tensor:
         """Gradients with respect to the folded weight: (R, *layer.shape)."""
@@ -123,12 +163,12 @@ class Calibration:
         names = quantizable(self._graph, self._components.target.capabilities())
         observers = {name: dataclasses.replace(self._components.observer) for name in names}  # type: ignore[type-var]
         moments: dict[str, _Moments] = {}
-        for values in self._activations(names):
+        for batch, values in enumerate(self._activations(names)):
             for name, observer in observers.items():
                 observer.update(values[name])
             for layer in self._graph.layers.values():
                 if layer.kind != EMBEDDING:
-                    self._add_moments(moments, layer, values[layer.input])
+                    self._add_moments(moments, layer, values[layer.input], batch)
         return observers, moments
 
     def _activations(self, names: tuple[str, ...]) -> Iterator[dict[str, NDArray[np.float32]]]:
@@ -142,13 +182,11 @@ class Calibration:
             yield dict(zip([name for name in names if name != "input"], outputs, strict=True)) | {"input": inputs.numpy()}
         path.unlink()
 
-    @staticmethod
-    def _add_moments(moments: dict[str, _Moments], layer: Layer, values: NDArray[np.float32]) -> None:
-        patches = sample_patches(torch.from_numpy(values), layer)
+    def _add_moments(self, moments: dict[str, _Moments], layer: Layer, values: NDArray[np.float32], batch: int) -> None:
+        patches = sample_patches(torch.from_numpy(values), layer, self._seed + batch)
         if layer.name not in moments:
-            groups, _, width = patches.shape
-            moments[layer.name] = _Moments(torch.zeros(groups, width), torch.zeros(groups, width, width))
-        moments[layer.name].add(patches)
+            moments[layer.name] = _Moments(len(patches), patches.shape[2])
+        moments[layer.name].add(patches, len(values))
 
     @cached_property
     def _gradients(self) -> dict[str, Tensor]:
@@ -263,18 +301,19 @@ def _batch_size(graph: BaseGraph, task: Task) -> int:
     return 32 if macs < 100e6 and pixels < 50_000 else 4
 
 
-def sample_patches(values: Tensor, layer: Layer) -> Tensor:
-    """Inputs of the layer's products: (groups, n, d). Convolutions at sampled output positions, the same ones for all images.
+def sample_patches(values: Tensor, layer: Layer, seed: int = 0) -> Tensor:
+    """Inputs of the layer's products: (groups, n, d), one example's after another's.
 
     Args:
-        values: (N, channels, *space) for a convolution, (..., features) for a linear layer.
+        values: (N, channels, *space) for a convolution, (N, ..., features) for a linear layer.
+        seed: chooses the output positions of a convolution, the same ones for all examples.
     """
     if layer.kind == "linear":
         return values.reshape(1, -1, values.shape[-1])
     if layer.kind == TRANSPOSED:
-        return _mirrored(sample_patches(*_as_convolution(values, layer)), layer)
+        return _mirrored(sample_patches(*_as_convolution(values, layer), seed), layer)
     padded = functional.pad(values, _torch_pads(layer.pads)) if any(layer.pads) else values
-    columns = padded.flatten(2).index_select(2, _places(padded.shape[2:], layer).flatten())  # (N, channels, n * window)
+    columns = padded.flatten(2).index_select(2, _places(padded.shape[2:], layer, seed).flatten())  # (N, channels, n * window)
     window = math.prod(layer.shape[2:])
     columns = columns.reshape(len(values), layer.groups, -1, columns.shape[2] // window, window)
     return columns.permute(1, 0, 3, 2, 4).reshape(layer.groups, -1, columns.shape[2] * window)
@@ -310,11 +349,11 @@ def _positions(size: int, kernel: int, stride: int, dilation: int) -> Tensor:
     return torch.arange(outputs)[:, None] * stride + torch.arange(kernel) * dilation
 
 
-def _places(space: Sequence[int], layer: Layer) -> Tensor:
+def _places(space: Sequence[int], layer: Layer, seed: int) -> Tensor:
     """Flat indices into the padded space that at most POSITIONS random outputs read: (n, window)."""
     axes = [_positions(*axis) for axis in zip(space, layer.shape[2:], layer.strides, layer.dilations, strict=True)]
     counts = [len(axis) for axis in axes]
-    generator = torch.Generator().manual_seed(math.prod(counts))
+    generator = torch.Generator().manual_seed(seed)
     chosen = torch.unravel_index(torch.randperm(math.prod(counts), generator=generator)[:POSITIONS], counts)
     flat = torch.zeros(len(chosen[0]), 1, dtype=torch.int64)
     for size, axis, place in zip(space, axes, chosen, strict=True):

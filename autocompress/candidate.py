@@ -104,27 +104,29 @@ def _macs(layer: Layer, compressed: CompressedLayer | None) -> int:
 
 
 def _stored_bytes(layer: CompressedLayer | None, encoding: str, parameters: int) -> int:
-    """Bytes of codes and mask as stored, or of float values."""
+    """Bytes of codes, codebook and mask as stored, or of float values."""
     if layer is None:
         return 4 * parameters
     if not isinstance(layer.weight, QuantizedTensor):
         return 4 * layer.weight.numel()
-    bits = 4 if encoding.endswith("int4") else 8
-    codes = layer.weight.codes
+    bits = 4 if encoding.endswith("4") else 8
+    table = layer.weight.codebook.numel() if layer.weight.codebook is not None and "codebook" in encoding else 0
+    levels = layer.weight.levels
     if encoding.startswith("sparse"):
-        return (codes.numel() + 7) // 8 + (int(codes.count_nonzero()) * bits + 7) // 8
-    return (codes.numel() * bits + 7) // 8
+        return table + (levels.numel() + 7) // 8 + (int(levels.count_nonzero()) * bits + 7) // 8
+    return table + (levels.numel() * bits + 7) // 8
 
 
 def save_state(compressed: CompressedModel, path: Path) -> None:
-    """Save every tensor that determines the file: codes or values, scales, biases, masks, ranges, kept channels."""
+    """Save every tensor that determines the file: codes or values, codebooks, scales, biases, masks, ranges, kept channels."""
     tensors: dict[str, Tensor] = {}
-    axes: dict[str, tuple[int, int]] = {}
+    axes: dict[str, tuple[int, int, int | None]] = {}
     for name, layer in compressed.layers.items():
         if isinstance(layer.weight, QuantizedTensor):
             weight = layer.weight
             tensors |= {f"codes:{name}": weight.codes, f"scale:{name}": weight.scale, f"zero_point:{name}": weight.zero_point}
-            axes[name] = (weight.axis, weight.bits)
+            tensors |= {} if weight.codebook is None else {f"codebook:{name}": weight.codebook}
+            axes[name] = (weight.axis, weight.bits, weight.group_size)
         else:
             tensors[f"weight:{name}"] = layer.weight
         optional = {f"bias:{name}": layer.bias, f"mask:{name}": layer.mask}
@@ -156,11 +158,12 @@ def load_state(path: Path) -> CompressedModel:
     )
 
 
-def _loaded_layer(name: str, tensors: Mapping[str, Tensor], axes: Mapping[str, tuple[int, int]]) -> CompressedLayer:
+def _loaded_layer(name: str, tensors: Mapping[str, Tensor], axes: Mapping[str, tuple[int, int, int | None]]) -> CompressedLayer:
     weight: QuantizedTensor | torch.Tensor
     if f"codes:{name}" in tensors:
         codes, scale, zero_point = (tensors[f"{part}:{name}"] for part in ("codes", "scale", "zero_point"))
-        weight = QuantizedTensor(codes, scale, zero_point, *axes[name])
+        axis, bits, group_size = axes[name]
+        weight = QuantizedTensor(codes, scale, zero_point, axis, bits, tensors.get(f"codebook:{name}"), group_size)
     else:
         weight = tensors[f"weight:{name}"]
     return CompressedLayer(weight, tensors.get(f"bias:{name}"), tensors.get(f"mask:{name}"))

@@ -145,10 +145,20 @@ class LayerDatabase:
         stored: QuantizedTensor | Tensor = weight
         if policy.quantizer is not None:
             stored = self._components.quantizers[policy.quantizer].quantize(weight, policy.bits, stats, mask)
+            self._check_blocks(layer, policy, stored)
         compressed = CompressedLayer(stored, self._bias(layer, cuts), mask)
         for recovery in self._components.recoveries:
             compressed = recovery.repair(compressed, whole, cuts)
         return compressed
+
+    def _check_blocks(self, layer: Layer, policy: LayerPolicy, weight: QuantizedTensor) -> None:
+        able = layer.kind in self._components.target.capabilities().group_sizes and policy.activation == "float"
+        if weight.group_size is not None and not able:
+            raise PolicyError(
+                f"layer {layer.name} ({layer.kind}, {policy.activation}): quantizer '{policy.quantizer}' gives each block of "
+                f"{weight.group_size} inputs a scale; expected a linear layer with activation 'float' on this target: "
+                f"set space.activations=[float], or quantizer.{policy.quantizer}.group_size=null"
+            )
 
     def _without_inputs(self, whole: LayerStats, cuts: Mapping[int, Tensor], cutter: str | None) -> Tensor:
         """The weight after its channels were removed; those that stay may take over what removed inputs gave."""

@@ -10,6 +10,8 @@ Rules proved on ONNX Runtime (DESIGN.md section 5):
   the runtime's choice;
 * an embedding gathers codes and scales, and multiplies what it gathered: its table stays in codes at run time;
 * 4-bit codes are stored as INT4 and widened by `Cast`, which folds at load: 4-bit bytes, 8-bit kernels;
+* codes that name levels of a codebook are stored as UINT4 and looked up by `Gather`, which folds as well;
+* a zero point is subtracted at load where the levels still fit a byte: kernels are fast, or exist at all, without one only;
 * a float convolution that reads a quantized tensor gets a barrier, or the runtime would make it integer as well;
 * sparse codes are a bit mask and the packed non-zeros, expanded by operators that fold at load.
 """
@@ -22,9 +24,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autocompress.bias import integer_bias
 from autocompress.blocks import FLOAT32_LEVEL, RUNTIME, pack_blocks
 from autocompress.calibration import Range
 from autocompress.components import Capabilities, CompressedLayer, QuantizedTensor
@@ -45,7 +49,8 @@ class Lowered:
     """An edited graph.
 
     Attributes:
-        encodings: layer to how its weight is stored: float32, int8, int4, sparse-int8, sparse-int4.
+        encodings: layer to how its weight is stored: float32, int8, int4, codebook4, blocks-int8, blocks-int4, or, as a bit
+            mask and packed non-zeros, sparse-int8, sparse-int4, sparse-codebook4.
     """
 
     model: ir.Model
@@ -245,12 +250,9 @@ class _Edit:
         """The values of the codes, computed once at load."""
         self._encodings[layer.name], codes = self._codes(weight)
         value = self._as_float(codes)
-        shape = [1] * weight.codes.dim()
-        if weight.scale.dim():
-            shape[weight.axis] = -1
         if weight.zero_point.any():
-            value = self._node("Sub", [value, self._initializer(weight.zero_point.float().reshape(shape).numpy())])
-        return self._node("Mul", [value, self._initializer(weight.scale.reshape(shape).numpy())])
+            value = self._node("Sub", [value, self._initializer(_along(weight.zero_point.float(), weight).numpy())])
+        return self._node("Mul", [value, self._initializer(_along(weight.scale, weight).numpy())])
 
     def _float_bias(self, compressed: CompressedLayer) -> ir.Value | None:
         return None if compressed.bias is None else self._initializer(compressed.bias.numpy())
@@ -258,6 +260,9 @@ class _Edit:
     def _dequantized_weight(self, layer: Layer, weight: QuantizedTensor) -> ir.Value:
         encoding, codes = self._codes(weight)
         self._encodings[layer.name] = encoding
+        if weight.zero_point.any() and _fits_byte(weight):
+            codes = self._node("Sub", [codes, self._initializer(_along(weight.zero_point, weight).numpy())])
+            weight = replace(weight, zero_point=torch.zeros_like(weight.zero_point))
         inputs = [codes, self._initializer(weight.scale.numpy().astype(np.float32))]
         if weight.zero_point.any() or layer.kind == "linear":  # the runtime fuses a Gemm only with its zero points spelled out
             inputs.append(self._initializer(weight.zero_point.numpy()))
@@ -268,37 +273,45 @@ class _Edit:
         """The kernel adds the bias to its int32 sum, so it must lie on exactly that sum's grid."""
         if compressed.bias is None:
             return None
-        scale = np.broadcast_to(np.float32(grid.scale) * weight.scale.numpy().astype(np.float32), compressed.bias.shape)
-        limit = np.iinfo(np.int32)
-        codes = np.clip(np.rint(compressed.bias.numpy().astype(np.float64) / scale), limit.min, limit.max).astype(np.int32)
-        return self._node("DequantizeLinear", [self._initializer(codes), self._initializer(scale.copy())], {"axis": 0})
+        stored = [self._initializer(part) for part in integer_bias(compressed.bias, weight, grid)]
+        return self._node("DequantizeLinear", stored, {"axis": 0})
 
     def _codes(self, weight: QuantizedTensor) -> tuple[str, ir.Value]:
-        """The smaller of dense and packed sparse storage, as int8 codes."""
-        codes = weight.codes.numpy()
-        bits = 4 if weight.bits <= 4 else 8
-        sparse = self._capabilities.packed_sparse and _sparse_bytes(codes, bits) < _dense_bytes(codes, bits)
+        """The smaller of dense and packed sparse storage, as the int8 numbers that a kernel computes with."""
+        levels = weight.levels.numpy()
+        named = weight.codebook is not None and weight.bits <= 4 and self._capabilities.codebooks
+        bits = 4 if named or (weight.bits <= 4 and weight.codebook is None) else 8
+        codes, table = (weight.codes.numpy(), weight.codebook) if named else (levels, None)
+        name = f"codebook{bits}" if named else f"int{bits}"
+        sparse = self._capabilities.packed_sparse and _sparse_bytes(levels, bits) < _dense_bytes(levels, bits)
         if sparse and not weight.zero_point.any():
-            return f"sparse-int{bits}", self._expanded(codes, bits)
-        return f"int{bits}", self._stored(codes, bits)
+            return f"sparse-{name}", self._expanded(codes, levels != 0, bits, table)
+        return name, self._stored(codes, bits, table)
 
-    def _stored(self, codes: NDArray[np.int8], bits: int) -> ir.Value:
-        """Codes in 4 or 8 bits each."""
+    def _stored(self, codes: NDArray[np.int8], bits: int, table: Tensor | None) -> ir.Value:
+        """Codes in 4 or 8 bits each, and with a table the levels that they name."""
         if bits == 8:
             return self._initializer(codes)
-        packed = _pack_nibbles(codes.reshape(-1))
-        tensor = ir.PackedTensor(packed, ir.DataType.INT4, shape=ir.Shape(codes.shape))
-        return self._node("Cast", [self._register(tensor)], {"to": ir.DataType.INT8.value})
+        kind = ir.DataType.INT4 if table is None else ir.DataType.UINT4
+        packed = self._register(ir.PackedTensor(_pack_nibbles(codes.reshape(-1)), kind, shape=ir.Shape(codes.shape)))
+        if table is None:
+            return self._node("Cast", [packed], {"to": ir.DataType.INT8.value})
+        names = self._node("Cast", [packed], {"to": ir.DataType.INT32.value})
+        return self._node("Gather", [self._initializer(table.numpy()), names])
 
-    def _expanded(self, codes: NDArray[np.int8], bits: int) -> ir.Value:
+    def _expanded(self, codes: NDArray[np.int8], kept: NDArray[np.bool_], bits: int, table: Tensor | None) -> ir.Value:
         """Codes from a bit mask and the packed non-zeros.
 
         The running sum of the mask numbers the non-zeros from 1; times the mask it is 0 for a zero, and entry 0 of the packed
         list is 0.
+
+        Args:
+            kept: bool, shape of the codes: which are not 0, or do not name it.
         """
-        flat = codes.reshape(-1)
-        mask = self._initializer(np.packbits(flat != 0, bitorder="little")[:, None])
-        packed = self._stored(np.concatenate([[0], flat[flat != 0]]).astype(np.int8), bits)
+        flat, stays = codes.reshape(-1), kept.reshape(-1)
+        zero_code = 0 if table is None else int(table.eq(0).nonzero()[0])
+        mask = self._initializer(np.packbits(stays, bitorder="little")[:, None])
+        packed = self._stored(np.concatenate([[zero_code], flat[stays]]).astype(np.int8), bits, table)
         places, zero = self._shared("places", lambda: np.arange(8, dtype=np.uint8)), self._shared("zero", lambda: np.int64(0))
         shifted = self._node("BitShift", [mask, places], {"direction": "RIGHT"})  # (bytes, 8), the lowest bit first
         rows = self._node("BitwiseAnd", [shifted, self._scalar(np.uint8(1))])
@@ -349,16 +362,29 @@ class _Edit:
         return value
 
 
+def _along(parameter: Tensor, weight: QuantizedTensor) -> Tensor:
+    """Scale or zero point of a whole weight or of its channels, shaped to broadcast over the codes."""
+    if not parameter.dim():
+        return parameter
+    return parameter.reshape([-1 if axis == weight.axis else 1 for axis in range(weight.codes.dim())])
+
+
+def _fits_byte(weight: QuantizedTensor) -> bool:
+    """Whether every level that occurs is a signed byte also without its zero point."""
+    moved = weight.levels.int() - _along(weight.zero_point.int(), weight)
+    return not moved.numel() or bool(moved.min() >= -128 and moved.max() <= 127)
+
+
 def _pack_nibbles(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """Two 4-bit codes a byte, the first in the low half (ONNX INT4)."""
+    """Two 4-bit codes a byte, the first in the low half (ONNX INT4 and UINT4)."""
     padded = np.concatenate([codes, np.zeros(len(codes) % 2, np.int8)]).view(np.uint8) & np.uint8(0xF)
     return padded[0::2] | (padded[1::2] << np.uint8(4))
 
 
-def _dense_bytes(codes: NDArray[np.int8], bits: int) -> int:
-    return math.ceil(codes.size * bits / 8)
+def _dense_bytes(levels: NDArray[np.int8], bits: int) -> int:
+    return math.ceil(levels.size * bits / 8)
 
 
-def _sparse_bytes(codes: NDArray[np.int8], bits: int) -> int:
+def _sparse_bytes(levels: NDArray[np.int8], bits: int) -> int:
     """Mask, packed non-zeros, and the operators that expand them."""
-    return math.ceil(codes.size / 8) + math.ceil((np.count_nonzero(codes) + 1) * bits / 8) + 9 * NODE_BYTES
+    return math.ceil(levels.size / 8) + math.ceil((np.count_nonzero(levels) + 1) * bits / 8) + 9 * NODE_BYTES

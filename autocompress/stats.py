@@ -28,6 +28,9 @@ class StatsSource(Protocol):
     def input_second_moment(self, layer: Layer) -> Tensor:
         """Mean of x x^T over the input patches: (groups, d, d)."""
 
+    def input_shrinkage(self, layer: Layer) -> Tensor:
+        """How far the input covariance must move towards a multiple of the identity, 0 to 1: (groups,)."""
+
 
 def slice_axes(tensor: Tensor, cuts: Mapping[int, Tensor]) -> Tensor:
     """Keep only the given indices along each axis."""
@@ -76,6 +79,15 @@ class LayerStats:
         An embedding multiplies nothing: it has the identity, so that an error counts the same in each entry of a row.
         """
         return self._source.input_second_moment(self.layer)
+
+    @property
+    def input_shrinkage(self) -> Tensor:
+        """How little the input covariance is known from so few examples: shape (groups,), 0 (exactly) to 1 (not at all).
+
+        The estimate of least expected error is (1 - r) C + r m I, with the covariance C on the calibration set and the mean m
+        of its diagonal (Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices").
+        """
+        return self._source.input_shrinkage(self.layer)
 
     @property
     def input_square(self) -> Tensor:
@@ -139,6 +151,9 @@ class _CutSource:
 
     def input_second_moment(self, layer: Layer) -> Tensor:
         return self._inputs(self._groups(self._whole.input_second_moment), axes=(1, 2))
+
+    def input_shrinkage(self, layer: Layer) -> Tensor:
+        return self._groups(self._whole.input_shrinkage)
 
     def _groups(self, statistic: Tensor) -> Tensor:
         """Of a depthwise convolution, each channel has its own."""

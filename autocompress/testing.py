@@ -23,6 +23,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -104,6 +105,9 @@ class _Source:
         if self.inputs is None:
             return torch.eye(_inputs(layer)).repeat(layer.groups, 1, 1)
         return self.inputs.transpose(1, 2) @ self.inputs / self.inputs.shape[1]
+
+    def input_shrinkage(self, layer: Layer) -> Tensor:
+        return torch.zeros(layer.groups)
 
 
 def _inputs(layer: Layer) -> int:
@@ -189,6 +193,9 @@ def _half(weight: Tensor) -> Tensor:
 
 def _along_axis(values: Tensor, quantized: QuantizedTensor) -> Tensor:
     """Scale or zero point, shaped so that it broadcasts over the codes."""
+    if quantized.group_size is not None:
+        wide = values[:, torch.arange(quantized.codes.shape[1 - quantized.axis]) // quantized.group_size]
+        return wide if quantized.axis == 0 else wide.T
     return values.reshape([-1 if values.dim() and axis == quantized.axis else 1 for axis in range(quantized.codes.dim())])
 
 
@@ -210,20 +217,40 @@ class QuantizerContract(_WeightContract):
         assert all(isinstance(bits, int) and 2 <= bits <= 8 for bits in offered), f"bit_widths: {offered}"
 
     def test_codes_fit_the_bits(self, quantizer: Quantizer, case: _Case) -> None:
-        """The codes are int8, of the weight's shape, within the signed range."""
+        """The codes are int8, of the weight's shape, within the signed range, or each the index of a level of the codebook."""
         for quantized in _quantized(quantizer, case):
             assert quantized.codes.dtype == torch.int8
             assert quantized.codes.shape == case[0].shape
-            _check_signed_range(quantized.codes, quantized.bits)
+            if quantized.codebook is None:
+                _check_signed_range(quantized.codes, quantized.bits)
+            else:
+                assert not quantized.codes.numel() or quantized.codes.min() >= 0
+                assert not quantized.codes.numel() or quantized.codes.max() < len(quantized.codebook)
+
+    def test_codebook_is_legal(self, quantizer: Quantizer, case: _Case) -> None:
+        """The levels are int8, ascending, no more than the bits can name, and one is 0; the zero point is 0 then."""
+        for quantized in _quantized(quantizer, case):
+            if quantized.codebook is not None:
+                assert quantized.codebook.dtype == torch.int8
+                assert 1 <= len(quantized.codebook) <= 2**quantized.bits
+                assert (quantized.codebook.int().diff() > 0).all(), f"codebook: {quantized.codebook.tolist()}"
+                assert (quantized.codebook == 0).any(), f"codebook: {quantized.codebook.tolist()}"
+                assert not quantized.zero_point.any()
 
     def test_scale_is_positive_and_finite(self, quantizer: Quantizer, case: _Case) -> None:
-        """The scale is float32, one for each channel or one in all."""
+        """The scale is float32, one for each channel, one for each block of a channel's inputs, or one in all."""
+        weight, layer = case
         for quantized in _quantized(quantizer, case):
             assert quantized.scale.dtype == torch.float32
-            assert quantized.scale.shape in {(), (case[1].channels,)}
+            if quantized.group_size is None:
+                assert quantized.scale.shape in {(), (layer.channels,)}
+            else:
+                assert weight.dim() == 2
+                blocks = math.ceil(weight.shape[1 - layer.channel_axis] / quantized.group_size)
+                assert quantized.scale.shape == (layer.channels, blocks)
             assert quantized.scale.isfinite().all()
             assert (quantized.scale > 0).all(), f"scale: {quantized.scale.tolist()}"
-            assert not quantized.scale.dim() or quantized.axis == case[1].channel_axis
+            assert not quantized.scale.dim() or quantized.axis == layer.channel_axis
 
     def test_zero_point_fits_the_bits(self, quantizer: Quantizer, case: _Case) -> None:
         """The zero point is int8, of the scale's shape, within the signed range."""
@@ -233,11 +260,23 @@ class QuantizerContract(_WeightContract):
             _check_signed_range(quantized.zero_point, quantized.bits)
 
     def test_error_is_bounded_by_the_scale(self, quantizer: Quantizer, case: _Case) -> None:
-        """No weight within the representable range moves by more than `max_steps` scales."""
+        """No weight within the representable range moves by more than `max_steps` scales, or farther than the nearest level."""
         for quantized in _quantized(quantizer, case):
             assert quantized.dequantize().isfinite().all()
             if self.max_steps is not None:
                 assert (_steps_moved(case[0], quantized) <= self.max_steps * (1 + 1e-5)).all()
+
+    def test_more_bits_lose_no_more(self, quantizer: Quantizer, case: _Case) -> None:
+        """Of several widths on offer with a codebook, and of those without, the wider has no larger squared error.
+
+        Up to a quarter: where a range is cut, its few clipped weights decide, and they may lie closer to a coarser grid.
+        """
+        for learned in (False, True):
+            found = [quantized for quantized in _quantized(quantizer, case) if (quantized.codebook is not None) == learned]
+            found.sort(key=lambda quantized: quantized.bits)
+            errors = [float((quantized.dequantize().double() - case[0]).square().sum()) for quantized in found]
+            for narrow, wide in pairwise(errors):
+                assert wide <= 1.25 * narrow + 1e-12 * float(case[0].double().square().sum())
 
     def test_masked_entries_are_exactly_zero(self, quantizer: Quantizer, case: _Case) -> None:
         """Where the mask is False, codes decode to 0 and to nothing near it."""
@@ -290,11 +329,22 @@ def _check_equal(first: list[QuantizedTensor], second: list[QuantizedTensor]) ->
         assert torch.equal(one.codes, other.codes)
         assert torch.equal(one.scale, other.scale)
         assert torch.equal(one.zero_point, other.zero_point)
+        assert one.group_size == other.group_size
+        assert (one.codebook is None) == (other.codebook is None)
+        assert one.codebook is None or other.codebook is None or torch.equal(one.codebook, other.codebook)
 
 
 def _steps_moved(weight: Tensor, quantized: QuantizedTensor) -> Tensor:
-    """Distance of each decoded value from the weight clipped to what the grid can represent, in scales."""
+    """Distance of each decoded value from the weight clipped to what the grid can represent, in scales.
+
+    With a codebook, from the nearest value that it has.
+    """
     scale = _along_axis(quantized.scale, quantized)
+    if quantized.codebook is not None:
+        values = quantized.codebook.double() * scale[..., None].double()  # (..., levels)
+        distances = (values - weight.double()[..., None]).abs()
+        nearest = values.expand(distances.shape).gather(-1, distances.argmin(-1, keepdim=True))[..., 0]
+        return (quantized.dequantize().double() - nearest).abs() / scale
     zero_point = _along_axis(quantized.zero_point.float(), quantized)
     low, high = -(2 ** (quantized.bits - 1)) - zero_point, 2 ** (quantized.bits - 1) - 1 - zero_point
     clipped = weight.double().minimum(high.double() * scale).maximum(low.double() * scale)

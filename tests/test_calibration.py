@@ -15,7 +15,7 @@ import autocompress.calibration
 from autocompress.calibration import Calibration, Range, fold_factor, sample_patches
 from autocompress.errors import ModelError
 from autocompress.graph import BaseGraph, Layer, export
-from autocompress.task import Task
+from autocompress.task import Examples, Task
 from autocompress.testing import make_layer
 
 if TYPE_CHECKING:
@@ -180,13 +180,84 @@ def test_input_moments(exhaustive: Calibration, tiny: Tiny, images: Tensor, name
     torch.testing.assert_close(second, patches.transpose(1, 2) @ patches / patches.shape[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def sampled(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Calibration:
+    """Statistics over 24 positions of each image."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(autocompress.calibration, "POSITIONS", 24)
+        calibration = Calibration(tiny.task, tiny.graph, tiny.components, tmp_path_factory.mktemp("sampled"))
+        calibration.observe()
+    return calibration
+
+
 @pytest.mark.parametrize("name", LAYERS)
-def test_sampled_moments_are_close_to_those_of_all_positions(exhaustive: Calibration, tiny: Tiny, name: str) -> None:
+def test_sampled_moments_are_close_to_those_of_all_positions(
+    exhaustive: Calibration, sampled: Calibration, tiny: Tiny, name: str
+) -> None:
     layer = tiny.graph.layers[name]
-    exact, sampled = exhaustive.input_second_moment(layer), tiny.calibration.input_second_moment(layer)
-    assert (sampled - exact).norm() / exact.norm() < 0.15
+    exact, found = exhaustive.input_second_moment(layer), sampled.input_second_moment(layer)
+    assert (found - exact).norm() / exact.norm() < 0.15
     fully_covered = name in ("depthwise.0", "pointwise", "head")  # 4 x 4 positions or one
-    assert torch.equal(sampled, exact) == fully_covered
+    assert torch.equal(found, exact) == fully_covered
+
+
+def test_each_batch_is_sampled_at_other_places(sampled: Calibration, tiny: Tiny, images: Tensor) -> None:
+    layer = tiny.graph.layers["stem.0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(autocompress.calibration, "POSITIONS", 24)
+        parts = [sample_patches(batch, layer, seed)[0] for seed, batch in enumerate(images.split(32))]
+        again = sample_patches(images[:32], layer, 1)[0]
+    assert not torch.equal(parts[0], again)
+    patches = torch.cat(parts).double()
+    expected = patches.T @ patches / len(patches)
+    torch.testing.assert_close(sampled.input_second_moment(layer)[0].double(), expected, rtol=1e-4, atol=1e-6)
+
+
+# --- how sure the moments are ---
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_shrinkage_is_the_share_of_the_covariance_that_halves_of_the_images_disagree_on(
+    exhaustive: Calibration, tiny: Tiny, images: Tensor, name: str
+) -> None:
+    patches = unfolded(tiny.task.model.get_submodule(name), layer_inputs(tiny.task.model, name, images)).numpy()
+    apart = patches.reshape(len(patches), len(images), -1, patches.shape[2])
+    found = exhaustive.input_shrinkage(tiny.graph.layers[name])
+    for group, shrinkage in enumerate(found.tolist()):
+        halves = [np.cov(apart[group, half::2].reshape(-1, apart.shape[3]).T, bias=True) for half in range(2)]
+        mean = (halves[0] + halves[1]) / 2
+        distance = np.square(mean - np.eye(len(mean)) * np.trace(mean) / len(mean)).sum()
+        chance = np.square((halves[0] - halves[1]) / 2).sum()
+        assert shrinkage == pytest.approx(min(1.0, chance / distance), rel=1e-3, abs=1e-6)
+    assert 0 < float(found.mean()) < 0.5
+
+
+def calibrated(tiny: Tiny, count: int, folder: Path) -> Calibration:
+    """Statistics of the tiny network on the first images of its calibration set."""
+    task = copy.copy(tiny.task)
+    given = tiny.task.sets["calibration"]
+    task.sets = {**tiny.task.sets, "calibration": Examples(given.inputs[:count], given.targets[:count])}
+    calibration = Calibration(task, tiny.graph, tiny.components, folder)
+    calibration.observe()
+    return calibration
+
+
+def covariance(calibration: Calibration, layer: Layer) -> Tensor:
+    mean = calibration.input_mean(layer)[0]
+    return calibration.input_second_moment(layer)[0] - torch.outer(mean, mean)
+
+
+def test_a_shrunk_covariance_is_closer_to_the_truth(exhaustive: Calibration, tiny: Tiny, tmp_path: Path) -> None:
+    head = tiny.graph.layers["head"]
+    few = calibrated(tiny, 12, tmp_path)
+    raw, truth, share = covariance(few, head), covariance(exhaustive, head), float(few.input_shrinkage(head))
+    shrunk = (1 - share) * raw + share * raw.diagonal().mean() * torch.eye(len(raw))
+    assert share > 2 * float(exhaustive.input_shrinkage(head))
+    assert (shrunk - truth).norm() < 0.95 * (raw - truth).norm()
+
+
+def test_one_image_says_nothing_about_how_sure_it_is(tiny: Tiny, tmp_path: Path) -> None:
+    assert calibrated(tiny, 1, tmp_path).input_shrinkage(tiny.graph.layers["inner.0"]).tolist() == [1.0]
 
 
 def test_a_channel_reads_the_moments_of_its_own_group(tiny: Tiny) -> None:

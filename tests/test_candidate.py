@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from autocompress_plugins.mean_rounding import MeanRounding
 from safetensors.torch import save_file
 
 from autocompress.artifact import sha256_of
@@ -84,6 +86,30 @@ def test_state_holds_every_tensor_exactly(build_tiny: Build, tmp_path: Path) -> 
             assert (found.weight.axis, found.weight.bits) == (layer.weight.axis, layer.weight.bits)
 
 
+def test_state_holds_codebooks_and_blocks(tiny: Tiny, database: LayerDatabase, tmp_path: Path) -> None:
+    plain = database.compress(Policy({"inner.0": INT4, "head": INT8}))
+    inner, head = (plain.layers[name].weight for name in ("inner.0", "head"))
+    assert isinstance(inner, QuantizedTensor)
+    assert isinstance(head, QuantizedTensor)
+    table = torch.tensor([-90, -20, 0, 3, 127], dtype=torch.int8)
+    named = replace(inner, codes=(inner.codes.int() % 5).char(), codebook=table)
+    blocks = replace(
+        head, scale=head.scale[:, None].repeat(1, 2), zero_point=head.zero_point[:, None].repeat(1, 2), group_size=16
+    )
+    saved = replace(
+        plain,
+        layers={name: replace(plain.layers[name], weight=weight) for name, weight in (("inner.0", named), ("head", blocks))},
+    )
+    save_state(saved, tmp_path / "state.safetensors")
+    again = load_state(tmp_path / "state.safetensors").layers
+    for name, expected in (("inner.0", named), ("head", blocks)):
+        weight = again[name].weight
+        assert isinstance(weight, QuantizedTensor)
+        assert torch.equal(weight.dequantize(), expected.dequantize())
+        assert (weight.axis, weight.bits, weight.group_size) == (expected.axis, expected.bits, expected.group_size)
+        assert (weight.codebook is None) == (expected.codebook is None)
+
+
 def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -152,6 +178,9 @@ def test_rows_count_the_zeros_that_the_file_holds(tiny: Tiny, build_tiny: Build)
         assert asked - 0.5 / row.parameters <= row.sparsity < asked + 0.05
 
 
+CODES = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4})
+
+
 def stored_bytes(graph: onnx.GraphProto, node: str) -> int:
     """Bytes of the initializers that a layer's codes, or its float weight, are computed from."""
     initializers = {tensor.name: tensor for tensor in graph.initializer}
@@ -164,7 +193,7 @@ def stored_bytes(graph: onnx.GraphProto, node: str) -> int:
         name = wanted.pop()
         if name in made_by:
             wanted += list(made_by[name].input)
-        elif initializers[name].data_type in {onnx.TensorProto.INT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT8}:
+        elif initializers[name].data_type in CODES:
             total.add(name)
     return sum(len(initializers[name].raw_data) for name in total)
 
@@ -177,6 +206,19 @@ def test_stored_bytes_are_those_in_the_file(tiny: Tiny, build_tiny: Build, name:
         found = stored_bytes(graph, tiny.graph.layers[row.layer].node)
         shared = 8 + 1 + 1 if row.encoding.startswith("sparse") else 0  # places of bits, the mask for one, the leading zero
         assert row.stored_bytes <= found <= row.stored_bytes + shared, row.layer
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.7])
+def test_stored_bytes_of_a_codebook_are_those_in_the_file(tiny: Tiny, tmp_path: Path, sparsity: float) -> None:
+    components = replace(tiny.components, quantizers={"learned": MeanRounding("kmeans")})
+    policy = Policy({"inner.0": LayerPolicy("learned", 4, "sparse" if sparsity else None, sparsity)})
+    compressed = LayerDatabase(tiny.graph, tiny.calibration, components, {}).compress(policy)
+    candidate = build(tiny.graph, policy, compressed, tiny.components.target.capabilities(), tmp_path / "file.onnx")
+    (row,) = (row for row in layer_rows(tiny.graph, candidate) if row.layer == "inner.0")
+    found = stored_bytes(onnx.load(candidate.artifact.path).graph, tiny.graph.layers["inner.0"].node)
+    shared = 8 + 1 + 1 if sparsity else 0  # places of bits, the mask for one, the leading zero
+    assert row.encoding == ("sparse-codebook4" if sparsity else "codebook4")
+    assert row.stored_bytes <= found <= row.stored_bytes + shared
 
 
 # --- what the runtime did with it ---

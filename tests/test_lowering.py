@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from autocompress_plugins.mean_rounding import MeanRounding
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
@@ -312,11 +313,7 @@ def lengths(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[BaseG
 def test_packed_weights_are_expanded_when_the_file_is_loaded(build_tiny: Build, tmp_path: Path, name: str) -> None:
     candidate = build_tiny(POLICIES[name])
     assert {"Cast"} <= {node.op_type for node in loaded(candidate).node}
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(candidate.artifact.path, options, providers=["CPUExecutionProvider"])
-    left = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    left = operators(candidate.artifact.path, tmp_path)
     assert left["QLinearConv"] == 5
     assert left["QGemm"] == 1
     assert not set(left) & {"Cast", "CumSum", "Gather", "BitShift", "BitwiseAnd", "Slice"}
@@ -480,16 +477,158 @@ def codes_of(values: Sequence[int], shape: tuple[int, ...]) -> Tensor:
     return torch.tensor(values, dtype=torch.int8).reshape(shape)
 
 
-def test_asymmetric_codes_keep_their_zero_point(tiny: Tiny, database: LayerDatabase, tmp_path: Path) -> None:
+def with_head(compressed: CompressedModel, weight: QuantizedTensor) -> CompressedModel:
+    return replace(compressed, layers={"head": replace(compressed.layers["head"], weight=weight)})
+
+
+def moved_head(compressed: CompressedModel, zero_point: Tensor) -> QuantizedTensor:
+    """The linear layer's codes, moved within the byte by a zero point for each channel."""
+    weight = compressed.layers["head"].weight
+    assert isinstance(weight, QuantizedTensor)
+    codes = (weight.codes.int() + zero_point[:, None]).clamp(-128, 127)
+    return replace(weight, codes=codes.char(), zero_point=zero_point)
+
+
+def test_a_zero_point_is_subtracted_at_load_where_the_levels_fit_a_byte(
+    tiny: Tiny, database: LayerDatabase, device: Device, calibration_file: Path, tmp_path: Path
+) -> None:
     policy = Policy({"head": INT8})
     compressed = database.compress(policy)
-    head = compressed.layers["head"]
-    assert isinstance(head.weight, QuantizedTensor)
-    zero_point = codes_of([*range(-5, 5)], (10,))
-    moved = replace(head.weight, codes=(head.weight.codes // 2 + zero_point[:, None]).char(), zero_point=zero_point)
-    moved_model = replace(compressed, layers={"head": replace(head, weight=moved)})
-    candidate = build(tiny.graph, policy, moved_model, tiny.components.target.capabilities(), tmp_path / "file.onnx")
+    moved = moved_head(compressed, codes_of([*range(-5, 5)], (10,)))
+    capabilities = tiny.components.target.capabilities()
+    path = tmp_path / "file.onnx"
+    graph = loaded(build(tiny.graph, policy, with_head(compressed, moved), capabilities, path))
+    scaled = dequantizer(graph, tiny.graph.layers["head"].node)
+    assert not evaluated(graph, scaled.input[2]).any()
+    assert evaluated(graph, scaled.input[0]).dtype == np.int8
+    np.testing.assert_array_equal(evaluated(graph, scaled.output[0]), moved.dequantize().numpy())
+    assert tiny.graph.layers["head"].node in device.integer_nodes(path, calibration_file)
+    assert operators(path, tmp_path)["Sub"] == 0
+
+
+def test_a_zero_point_that_the_levels_need_is_kept(tiny: Tiny, database: LayerDatabase, tmp_path: Path) -> None:
+    policy = Policy({"head": INT8})
+    compressed = database.compress(policy)
+    moved = replace(moved_head(compressed, codes_of([0], (1,))), zero_point=codes_of([100] * 5 + [-100] * 5, (10,)))
+    assert int((moved.codes.int() - moved.zero_point[:, None]).abs().max()) > 128
+    candidate = build(
+        tiny.graph, policy, with_head(compressed, moved), tiny.components.target.capabilities(), tmp_path / "file.onnx"
+    )
     graph = loaded(candidate)
     scaled = dequantizer(graph, tiny.graph.layers["head"].node)
-    np.testing.assert_array_equal(evaluated(graph, scaled.input[2]), zero_point.numpy())
+    np.testing.assert_array_equal(evaluated(graph, scaled.input[2]), moved.zero_point.numpy())
     np.testing.assert_array_equal(evaluated(graph, scaled.output[0]), moved.dequantize().numpy())
+
+
+# --- codebooks ---
+
+LEARNED, SPARSE_LEARNED = LayerPolicy("learned", 4), LayerPolicy("learned", 4, "sparse", 0.7)
+CODEBOOKS = {
+    "codebook": Policy(dict.fromkeys(LAYERS, LEARNED)),
+    "sparse_codebook": Policy(dict.fromkeys(LAYERS, SPARSE_LEARNED)),
+    "mixed_codebook": Policy(
+        {"stem.0": INT8, "inner.0": LEARNED, "outer.0": SPARSE_LEARNED, "pointwise": INT4, "head": LEARNED}
+    ),
+    "even": Policy(dict.fromkeys(LAYERS, LayerPolicy("centred", 4))),
+}
+
+
+@pytest.fixture(scope="module")
+def learned(tiny: Tiny) -> LayerDatabase:
+    """Compresses with learned codebooks, and with even cells around the mean, which have zero points."""
+    quantizers = {"learned": MeanRounding("kmeans"), "centred": MeanRounding("uniform")}
+    components = replace(tiny.components, quantizers={**tiny.components.quantizers, **quantizers})
+    return LayerDatabase(tiny.graph, tiny.calibration, components, {})
+
+
+@pytest.fixture
+def build_learned(tiny: Tiny, learned: LayerDatabase, tmp_path: Path) -> Callable[..., Candidate]:
+    def built(policy: Policy, codebooks: bool = True) -> Candidate:
+        capabilities = replace(tiny.components.target.capabilities(), codebooks=codebooks)
+        return build(tiny.graph, policy, learned.compress(policy), capabilities, tmp_path / f"{policy.digest}-{codebooks}.onnx")
+
+    return built
+
+
+@pytest.mark.parametrize("name", CODEBOOKS)
+def test_codebooks_and_zero_points_fold_into_integer_kernels(
+    tiny: Tiny, device: Device, calibration_file: Path, build_learned: Callable[..., Candidate], tmp_path: Path, name: str
+) -> None:
+    candidate = build_learned(CODEBOOKS[name])
+    path = candidate.artifact.path
+    found = device.integer_nodes(path, calibration_file)
+    assert found == candidate.integer & computing(tiny)
+    assert found >= {tiny.graph.layers[layer].node for layer in CODEBOOKS[name].layers}
+    fast, exact = pair(device, path, calibration_file)
+    assert snr_db(exact, fast) >= 30
+    left = operators(path, tmp_path)
+    convolutions = [layer for layer in CODEBOOKS[name].layers if layer != "head"]
+    assert left["QLinearConv"] == len(convolutions)
+    assert left["QGemm"] == 1
+    assert not set(left) & {"Cast", "CumSum", "Gather", "BitShift", "BitwiseAnd", "Slice", "Sub"}
+
+
+@pytest.mark.parametrize("name", CODEBOOKS)
+def test_files_with_codebooks_decode_to_the_compressed_weights(
+    tiny: Tiny, build_learned: Callable[..., Candidate], name: str
+) -> None:
+    candidate = build_learned(CODEBOOKS[name])
+    graph = loaded(candidate)
+    for layer_name, compressed in candidate.compressed.layers.items():
+        scaled = dequantizer(graph, tiny.graph.layers[layer_name].node)
+        np.testing.assert_array_equal(evaluated(graph, scaled.output[0]), compressed.dense().numpy())
+        if compressed.mask is not None:
+            assert not evaluated(graph, scaled.output[0])[~compressed.mask.numpy()].any()
+
+
+def test_codebooks_are_stored_in_4_bits_with_a_table_for_each_layer(
+    tiny: Tiny, build_learned: Callable[..., Candidate], build_tiny: Build
+) -> None:
+    candidate = build_learned(CODEBOOKS["codebook"])
+    assert set(candidate.encodings.values()) == {"codebook4"}
+    graph = loaded(candidate)
+    for name, layer in tiny.graph.layers.items():
+        looked_up = producers(graph)[dequantizer(graph, layer.node).input[0]]
+        widened = producers(graph)[looked_up.input[1]]
+        table, stored = initializers(graph)[looked_up.input[0]], initializers(graph)[widened.input[0]]
+        assert (looked_up.op_type, widened.op_type) == ("Gather", "Cast")
+        assert (table.data_type, stored.data_type) == (onnx.TensorProto.INT8, onnx.TensorProto.UINT4)
+        assert len(stored.raw_data) == (layer.parameters + 1) // 2, name
+    extra = candidate.artifact.size_bytes - build_tiny(ALL4).artifact.size_bytes
+    assert 16 * len(LAYERS) <= extra <= 140 * len(LAYERS)
+
+
+def test_sparse_codebooks_pack_what_is_not_zero(build_learned: Callable[..., Candidate], build_tiny: Build) -> None:
+    candidate = build_learned(CODEBOOKS["sparse_codebook"])
+    assert candidate.encodings["inner.0"] == candidate.encodings["outer.0"] == "sparse-codebook4"
+    assert candidate.encodings["stem.0"] == "codebook4"
+    assert candidate.artifact.size_bytes < build_learned(CODEBOOKS["codebook"]).artifact.size_bytes
+
+
+@pytest.mark.parametrize("name", ["codebook", "sparse_codebook"])
+def test_a_target_that_cannot_expand_codebooks_gets_their_levels(
+    device: Device, calibration_file: Path, build_learned: Callable[..., Candidate], name: str
+) -> None:
+    candidate, plain = (build_learned(CODEBOOKS[name], codebooks) for codebooks in (True, False))
+    assert {encoding.removeprefix("sparse-") for encoding in plain.encodings.values()} == {"int8"}
+    assert not any(tensor.data_type == onnx.TensorProto.UINT4 for tensor in loaded(plain).initializer)
+    outputs = [device.outputs(found.artifact.path, calibration_file, 0, 64, 64) for found in (candidate, plain)]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_more_than_4_bits_have_no_use_for_a_codebook_in_the_file(tiny: Tiny, learned: LayerDatabase, tmp_path: Path) -> None:
+    compressed = learned.compress(Policy({"head": LEARNED}))
+    head = compressed.layers["head"].weight
+    assert isinstance(head, QuantizedTensor)
+    model = with_head(compressed, replace(head, bits=6))
+    policy, capabilities = Policy({"head": LayerPolicy("learned", 6)}), tiny.components.target.capabilities()
+    assert dict(build(tiny.graph, policy, model, capabilities, tmp_path / "file.onnx").encodings) == {"head": "int8"}
+
+
+def operators(path: Path, folder: Path) -> Counter[str]:
+    """What the runtime leaves of a file's operators under its default options."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autocompress import Layer
+from autocompress import Layer, LayerStats
 from autocompress.testing import make_layer, make_stats
 
 LAYERS = {
@@ -55,3 +55,34 @@ def test_gradient_examples_survive_a_cut() -> None:
     weight = torch.ones(4, 2)
     stats = make_stats(weight, make_layer((4, 2), "linear"))
     assert stats.cut({0: torch.tensor([1])}).gradient_examples == stats.gradient_examples > 1
+
+
+def test_shrinkage_is_cut_with_the_groups_that_it_belongs_to() -> None:
+    source = make_stats(torch.ones(4, 1, 3, 3), make_layer((4, 1, 3, 3), "depthwise"))
+    stats = LayerStats(source.layer, source.weight, Shrunk(torch.tensor([0.1, 0.2, 0.3, 0.4])))
+    assert stats.cut({0: torch.tensor([1, 3])}).input_shrinkage.tolist() == pytest.approx([0.2, 0.4])
+    matrix = make_stats(torch.ones(4, 2), make_layer((4, 2), "linear"))
+    whole = LayerStats(matrix.layer, matrix.weight, Shrunk(torch.tensor([0.1])))
+    assert whole.cut({0: torch.tensor([1]), 1: torch.tensor([0])}).input_shrinkage.tolist() == pytest.approx([0.1])
+
+
+class Shrunk:
+    """A source that knows one figure only."""
+
+    def __init__(self, shrinkage: Tensor) -> None:
+        self.shrinkage = shrinkage
+
+    def input_shrinkage(self, layer: Layer) -> Tensor:
+        return self.shrinkage
+
+    def input_mean(self, layer: Layer) -> Tensor:
+        raise NotImplementedError
+
+    def input_second_moment(self, layer: Layer) -> Tensor:
+        raise NotImplementedError
+
+    def gradient_samples(self, layer: Layer) -> Tensor:
+        raise NotImplementedError
+
+    def gradient_examples(self) -> int:
+        raise NotImplementedError

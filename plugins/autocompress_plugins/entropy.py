@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autocompress import Histogram, Observer, hookimpl
+from autocompress import Histogram, Observer, divergence, hookimpl
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CANDIDATES = 128
 """Thresholds that are tried, at equal distances."""
-
-UNSEEN = 0.5
-"""Count that stands for a bin where clipped values end up and no other value lies, so that the divergence stays finite."""
 
 
 @dataclass
@@ -60,32 +57,6 @@ def _candidates(counts: NDArray[np.int64], cells: int) -> list[tuple[int, int]]:
     reaches = np.linspace(max(left, right), 1, CANDIDATES).round().astype(int).tolist()
     widest, *narrower = [(middle - min(left, reach), middle + min(right, reach)) for reach in dict.fromkeys(reaches)]
     return [widest, *((first, last) for first, last in narrower if last - first >= cells)]
-
-
-def divergence(counts: NDArray[np.int64], first: int, last: int, cells: int) -> float:
-    """KL(P || Q) in nats when the bins first .. last are quantized to a number of cells and the others are clipped.
-
-    Args:
-        counts: of all bins, shape (bins,).
-    """
-    inside = counts[first:last].astype(np.float64)
-    clipped = inside.copy()
-    clipped[0] += counts[:first].sum()
-    clipped[-1] += counts[last:].sum()
-    seen = clipped > 0
-    p, q = clipped[seen], np.maximum(_merged(inside, cells)[seen], UNSEEN)
-    p, q = p / p.sum(), q / q.sum()
-    return float((p * np.log(p / q)).sum())
-
-
-def _merged(counts: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
-    """Each cell's count spread evenly over its bins that are not empty; shape of `counts`."""
-    cell = np.arange(len(counts)) * cells // len(counts)
-    starts = np.flatnonzero(np.diff(cell, prepend=-1))
-    sums, filled = np.add.reduceat(counts, starts), np.add.reduceat((counts > 0).astype(np.float64), starts)
-    each = sums / np.maximum(filled, 1.0)
-    number = np.cumsum(np.diff(cell, prepend=-1) > 0) - 1  # of the cell, empty ones left out
-    return np.where(counts > 0, each[number], 0.0)
 
 
 @hookimpl

@@ -38,7 +38,7 @@ class OnnxRuntime(Target):
     providers: list[str] = field(default_factory=lambda: ["CPUExecutionProvider"])
 
     def capabilities(self) -> Capabilities:
-        """INT8 kernels for convolutions and matrix products; INT4 and packed sparse weights expand to INT8 at load.
+        """INT8 kernels for convolutions and matrix products; INT4, codebooks and packed sparse weights expand to INT8 at load.
 
         Transposed convolutions and embeddings have none: their weights are only stored in codes.
         """
@@ -48,6 +48,7 @@ class OnnxRuntime(Target):
             passthrough_ops=PASSTHROUGH_OPS,
             packed_sparse=True,
             activations=ACTIVATIONS,
+            codebooks=True,
             group_sizes=frozenset({"linear"}),
             # Tried: 1.22.1 has no Cast from INT4; 1.23.2 and later give the same outputs as 1.31.1.
             minimum_runtime={"onnxruntime": "1.23.2"},
