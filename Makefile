@@ -26,7 +26,7 @@ demo: install
 	@echo "  $(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/outputs/mlflow/mlflow.db"
 
 test: lint
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto $(PYTEST_ARGS)
 
 test-slow: install-test
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
