@@ -120,6 +120,7 @@ def is_final(value: Any) -> bool:
 TYPES: dict[str, Callable[[Any], bool]] = {
     "status": lambda value: value == "feasible",
     "objective": lambda value: value == "accuracy",
+    "metric": lambda value: value == "accuracy",
     "budget": lambda value: value == {"size_ratio": 0.9, "accuracy_drop": 0.2},
     "baseline": is_final,
     "best": is_final,
