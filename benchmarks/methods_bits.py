@@ -72,7 +72,8 @@ def rows() -> Iterator[Row]:
     yield from (Row(name, 8, 8) for name in QUANTIZERS if name not in ("int4", "mean_rounding kmeans", "gptq kmeans"))
     yield from (Row(name, 4, 8) for name in QUANTIZERS if name != "int8")
     yield from (Row(name, 4, 4) for name in QUANTIZERS if name != "int8")
-    yield from (Row("int4", 4, 8, recovery) for recovery in RECOVERIES)
+    yield Row("int4", 4, 8, "adaround")
+    yield from (Row(name, 4, 8, "bias_correction") for name in ("int4", "gptq kmeans"))
 
 
 def with_methods(bench: Workbench) -> Workbench:
@@ -118,10 +119,10 @@ def main() -> None:
     with workbench(*MODELS[arguments.model]) as bench:
         setup = time.monotonic() - start
         found = [measured(bench, row) for row in rows() if arguments.only in f"{row.quantizer} {row.recovery}"]
-        database = database_seconds(bench)
-    sys.stdout.write(f"{json.dumps(database)}\n")
-    if not arguments.only:
-        publish(f"methods_bits_{arguments.model}", [*found, {**database, "calibration_and_setup_seconds": setup}])
+        if not arguments.only:
+            found.append({**database_seconds(bench), "calibration_and_setup_seconds": setup})
+    suffix = f"_{arguments.only.replace(' ', '_')}" if arguments.only else ""
+    publish(f"methods_bits_{arguments.model}{suffix}", found)
 
 
 if __name__ == "__main__":

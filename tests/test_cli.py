@@ -110,7 +110,7 @@ def test_plugins_lists_components_with_distribution_and_problems(call: Call, tmp
 def test_help_lists_groups_and_their_options(call: Call) -> None:
     done = call("search", "--help")
     assert done.returncode == 0
-    assert "quantizer: int4, int8" in done.stdout
+    assert "quantizer: estimated, gptq, int4, int8, mean_rounding" in done.stdout
     assert "experiment: cifar10_resnet20, digits," in done.stdout
 
 
@@ -159,7 +159,10 @@ def test_completion_can_be_installed(call: Call) -> None:
     ("arguments", "words"),
     [
         (["frobnicate"], "unknown verb 'frobnicate'; expected one of search, apply, evaluate, plugins"),
-        (["search", "quantizer=[int9]"], "quantizer 'int9' is not registered; available: int4, int8. Did you mean 'int8'?"),
+        (
+            ["search", "quantizer=[int9]"],
+            "quantizer 'int9' is not registered; available: estimated, gptq, int4, int8, mean_rounding. Did you mean 'int8'?",
+        ),
         (["search", "search.trails=1"], "unknown config key 'search.trails'; did you mean 'search.trials'?"),
         (["search", "budget.size_ratio=-1"], "budget.size_ratio=-1.0: expected a number above zero"),
         (["search", "budget.size_ratio=abc"], "Value 'abc' of type 'str' could not be converted to Float"),

@@ -62,7 +62,9 @@ class Search:
     stream: io.StringIO = field(default_factory=io.StringIO)
 
     def space(self) -> SearchSpace:
-        return build_space(self.bench.graph, self.bench.components, {}, SpaceSettings(self.include, sparsities=[]))
+        return build_space(
+            self.bench.graph, self.bench.components, {}, SpaceSettings(self.include, sparsities=[]), self.bench.database
+        )
 
     def study(self) -> SearchStudy:
         sampler = optuna.samplers.RandomSampler(seed=3)

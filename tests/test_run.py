@@ -251,9 +251,9 @@ def test_drop_that_cannot_be_shown_is_unproven(tiny_task: Task, tmp_path: Path) 
     coarse = Policy(dict.fromkeys(tiny_layers(tiny_task), LayerPolicy("int4", 2)))
     SavedPolicy(coarse, "", "", "").save(tmp_path / "seed.yaml")
     options = ["quantizer=[int4]", "quantizer.int4.bits=2", f"search.seeds=[{tmp_path / 'seed.yaml'}]"]
-    result = run(tiny_task, tmp_path, Budget(accuracy_drop=0.25), 1, *options, objective="size")
+    result = run(tiny_task, tmp_path, Budget(accuracy_drop=0.19), 1, *options, objective="size")
     assert result.records[0].feasible, "else it is infeasible"
-    assert result.drop_upper > 0.25, "else it is proven"
+    assert result.drop_upper > 0.19, "else it is proven"
     assert result.status == json.loads((tmp_path / "result.json").read_text())["status"] == "unproven"
     assert result.reasons[0].startswith("the drop may be up to ")
 
@@ -328,7 +328,11 @@ def test_a_trial_that_raises_and_one_that_is_stopped(tiny_task: Task, tmp_path: 
             AutocompressError,
             "metric 'acuracy' is not registered; available: accuracy, agreement",
         ),
-        ({"overrides": ["quantizer=[int5]"]}, AutocompressError, "quantizer 'int5' is not registered; available: int4, int8"),
+        (
+            {"overrides": ["quantizer=[int5]"]},
+            AutocompressError,
+            "quantizer 'int5' is not registered; available: estimated, gptq, int4, int8, mean_rounding",
+        ),
         ({"objective": "speed"}, ConfigError, "objective='speed': expected one of accuracy, latency, size, pareto"),
         ({"trials": 0}, ConfigError, r"search\.trials=0: expected at least 1"),
         ({"overrides": ["space.exclude=['*']"]}, ConfigError, "space: nothing to decide for 6 layers"),

@@ -39,7 +39,7 @@ def test_it_is_listed_with_its_distribution(tmp_path: Path, site: Path) -> None:
 
 def test_it_is_an_option_in_the_help(tmp_path: Path, site: Path) -> None:
     shown = seen(tmp_path, site, "search", "--help").stdout
-    assert "quantizer: int4, int8, power_of_two" in shown
+    assert "quantizer: estimated, gptq, int4, int8, mean_rounding, power_of_two" in shown
     assert "pruner: importance, random_keep, sparse, stability" in shown
 
 

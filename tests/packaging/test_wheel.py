@@ -140,6 +140,6 @@ def test_configuration_composes_in_another_folder(environment: Path, tmp_path: P
 
 def test_help_lists_groups_and_options(environment: Path, tmp_path: Path) -> None:
     shown = run([environment / "bin/autocompress", "search", "--help"], tmp_path)
-    assert "quantizer: int4, int8\n" in shown
+    assert "quantizer: estimated, gptq, int4, int8, mean_rounding\n" in shown
     groups = {line.split(":")[0] for line in shown.splitlines() if line}
     assert groups >= {path.name for path in (ROOT / "conf").iterdir() if list(path.glob("*.yaml"))}

@@ -35,6 +35,9 @@ COMPONENTS = {
 }
 
 
+TENSOR_KINDS = {"quantizer", "pruner", "recover"}
+
+
 @pytest.mark.parametrize("module", COMPONENTS)
 def test_module_registers_its_components(module: str) -> None:
     registry = load_registry([EntryPoint(module, f"autocompress_plugins.{module}", "autocompress")])
@@ -42,7 +45,9 @@ def test_module_registers_its_components(module: str) -> None:
     assert sorted(registry.components) == COMPONENTS[module]
 
 
-def test_loading_all_of_them_imports_neither_torch_nor_optuna() -> None:
-    imports = "; ".join(f"import autocompress_plugins.{module}" for module in COMPONENTS)
+def test_what_needs_no_tensors_is_loaded_without_torch_and_optuna() -> None:
+    """Quantizers, pruners and recoveries compute with tensors; all other kinds must not cost the seconds that torch takes."""
+    light = [module for module, found in COMPONENTS.items() if not {kind for kind, _ in found} & TENSOR_KINDS]
+    imports = "; ".join(f"import autocompress_plugins.{module}" for module in light)
     code = f"import sys; {imports}; print(sorted({{'torch', 'optuna'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
