@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from autocompress.errors import PolicyError
 from autocompress.graph import BaseGraph, Layer, save
 from autocompress.lowering import lower
 from autocompress.placement import place
-from autocompress.policy import LayerPolicy, Policy
+from autocompress.policy import Activation, LayerPolicy, Policy
 from autocompress.record import LayerRow
 
 
@@ -31,6 +31,7 @@ class Candidate:
     Attributes:
         integer: names of the nodes that are meant to compute in integers.
         encodings: layer to how its weight is stored.
+        modes: layer whose weight has codes to how it computes.
     """
 
     artifact: Artifact
@@ -38,6 +39,7 @@ class Candidate:
     compressed: CompressedModel
     integer: frozenset[str]
     encodings: Mapping[str, str]
+    modes: Mapping[str, Activation] = field(default_factory=dict)
 
 
 def build(graph: BaseGraph, policy: Policy, compressed: CompressedModel, capabilities: Capabilities, path: Path) -> Candidate:
@@ -45,7 +47,7 @@ def build(graph: BaseGraph, policy: Policy, compressed: CompressedModel, capabil
     placement = place(graph, policy, capabilities)
     lowered = lower(graph, compressed, placement, capabilities)
     save(lowered.model, path)
-    return Candidate(Artifact.of(path, "onnx"), policy, compressed, placement.integer, lowered.encodings)
+    return Candidate(Artifact.of(path, "onnx"), policy, compressed, placement.integer, lowered.encodings, placement.modes)
 
 
 def placement_warnings(graph: BaseGraph, candidate: Candidate, integer: frozenset[str]) -> tuple[str, ...]:
@@ -87,6 +89,7 @@ def _row(graph: BaseGraph, candidate: Candidate, name: str) -> LayerRow:
         weight_maximum=float(weight.max()),
         weight_mean=float(weight.mean()),
         structure=policy.structure if policy.prunes else "",
+        activation=candidate.modes.get(name, ""),
     )
 
 

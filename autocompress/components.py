@@ -116,6 +116,10 @@ class Quantizer(Component):
     def bit_widths(self, layer: Layer) -> Sequence[int]:
         """Bit-widths (2 to 8) that this quantizer offers for the layer; empty: it does not handle such a layer."""
 
+    def blocks(self, layer: Layer) -> bool:
+        """Whether blocks of the layer's inputs get scales of their own; no integer kernel takes them: it computes in float."""
+        return False
+
     @abstractmethod
     def quantize(self, weight: Tensor, bits: int, stats: LayerStats, mask: Tensor | None = None) -> QuantizedTensor:
         """Codes for `weight` (float32, any shape; output channels on `stats.layer.channel_axis`).

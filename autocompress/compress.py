@@ -87,6 +87,16 @@ class LayerDatabase:
             if unknown:
                 raise PolicyError(f"policy names the {kind} '{unknown[0]}'; expected one of: {', '.join(known) or 'none'}")
         check_decisions(self._graph, policy, self._components.target.capabilities())
+        for name, layer in policy.layers.items():
+            if layer.quantizer is not None and layer.activation != "float":
+                self._refuse_blocks(self._graph.layers[name], layer)
+
+    def _refuse_blocks(self, layer: Layer, decision: LayerPolicy) -> None:
+        if self._components.quantizers[str(decision.quantizer)].blocks(layer):
+            raise PolicyError(
+                f"layer {layer.name}: quantizer '{decision.quantizer}' gives blocks of inputs scales of their own, and "
+                f"activation is '{decision.activation}'; expected 'float': no integer kernel takes such scales"
+            )
 
     def score(self, pruner: str, layer: str) -> Tensor:
         """What a pruner thinks of each weight of a whole layer: float32, shape of the weight."""

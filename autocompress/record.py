@@ -27,6 +27,7 @@ class LayerRow:
         sparsity: share of a pruned layer's stored weights that are 0, those that rounding made 0 among them; 0 where no single
             weights were removed.
         structure: how single weights were removed: `unstructured` or `n:m`; empty: not at all.
+        activation: how the layer computes when its weight has codes: `static`, `dynamic` or `float`; empty: it has none.
     """
 
     layer: str
@@ -43,6 +44,7 @@ class LayerRow:
     weight_maximum: float
     weight_mean: float
     structure: str = ""
+    activation: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from torch import Tensor
 
 from autocompress.channels import ChannelGroup, share_below
-from autocompress.components import Capabilities, Components
+from autocompress.components import Capabilities, Components, Quantizer
 from autocompress.errors import ConfigError, PolicyError
 from autocompress.graph import BaseGraph, Layer
 from autocompress.policy import FLOAT_BITS, UNSTRUCTURED, Activation, ChannelPolicy, LayerPolicy, Policy
@@ -209,7 +209,11 @@ def _layer_options(layer: Layer, components: Components, settings: SpaceSettings
     dense = [LayerPolicy()]
     for name, quantizer in components.quantizers.items():
         widths = [bits for bits in quantizer.bit_widths(layer) if any(bits <= container for container in containers)]
-        dense += [LayerPolicy(name, bits, activation=mode) for bits in widths for mode in _modes(layer, capabilities, settings)]
+        dense += [
+            LayerPolicy(name, bits, activation=mode)
+            for bits in widths
+            for mode in _modes(layer, quantizer, capabilities, settings)
+        ]
     cuts = [cut for pruner in components.pruners for cut in _cuts(layer, pruner, settings, limits)]
     options = [*dense, *(_cut(option, cut) for option in dense for cut in cuts)]
     useful = [option for option in options if not _is_dominated(option, options, layer, capabilities)]
@@ -221,7 +225,9 @@ def _cut(dense: LayerPolicy, cut: LayerPolicy) -> LayerPolicy:
     return replace(cut, quantizer=dense.quantizer, bits=dense.bits, activation=dense.activation)
 
 
-def _modes(layer: Layer, capabilities: Capabilities, settings: SpaceSettings) -> Sequence[Activation]:
+def _modes(layer: Layer, quantizer: Quantizer, capabilities: Capabilities, settings: SpaceSettings) -> Sequence[Activation]:
+    if quantizer.blocks(layer):
+        return ["float"] if layer.kind in capabilities.group_sizes else []
     possible = capabilities.modes(layer.kind)
     return [mode for mode in get_args(Activation) if mode in possible and mode in settings.activations] or possible
 

@@ -13,11 +13,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from autocompress_plugins.affine import Int4
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.calibration import Calibration
-from autocompress.candidate import Candidate, build, load_state, placement_warnings, save_state
+from autocompress.candidate import Candidate, build, layer_rows, load_state, placement_warnings, save_state
 from autocompress.components import QuantizedTensor
 from autocompress.compress import CompressedModel, LayerDatabase
 from autocompress.device import Device
@@ -323,6 +324,17 @@ def test_a_product_of_dequantized_codes_would_get_integer_activations(bench: Ben
     assert snr_db(exact, fast) < 60
 
 
+@pytest.mark.parametrize("activation", ["static", "dynamic"])
+def test_blocks_in_integers_are_refused(bench: Bench, tiny: Tiny, activation: Activation) -> None:
+    components = replace(tiny.components, quantizers={"int4": Int4(group_size=16)}, recoveries=())
+    database = LayerDatabase(bench.graph, bench.calibration, components, {})
+    stored = database.compress(one("first", "float", "int4", 4)).layers["first"].weight
+    assert isinstance(stored, QuantizedTensor)
+    assert (stored.group_size, tuple(stored.scale.shape)) == (16, (40, 1))
+    with pytest.raises(PolicyError, match=f"layer first: quantizer 'int4' gives blocks of inputs .* is '{activation}'"):
+        database.compress(one("first", activation, "int4", 4))
+
+
 @pytest.mark.parametrize("size", [8, 24])
 def test_blocks_that_the_operator_does_not_have_are_refused(bench: Bench, size: int) -> None:
     with pytest.raises(PolicyError, match=f"blocks of {size} inputs: the runtime's operator takes powers of two from 16"):
@@ -436,6 +448,8 @@ def test_a_tensor_of_32_bits_stays_float(bench: Bench) -> None:
     }
     assert bench.warnings(candidate) == ()
     assert candidate.encodings == {"image": "int8", "depthwise": "int8"}
+    rows = {row.layer: row.activation for row in layer_rows(bench.graph, candidate)}
+    assert rows == dict.fromkeys(KINDS, "") | {"image": "float", "depthwise": "static"}
 
 
 # --- what cannot be ---

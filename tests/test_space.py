@@ -473,6 +473,21 @@ def test_pruned_options_compute_like_the_dense_ones() -> None:
     }
 
 
+def test_blocks_of_inputs_compute_in_float_only() -> None:
+    blocks = Int4(group_size=32)
+    found = modes("static", "dynamic", parts=components([Int8(), blocks]))
+    assert found["head"] == [(8, "static"), (8, "dynamic"), (4, "float")]
+    assert found["line"] == [(8, "static"), (4, "static")]  # a convolution has no blocks
+
+
+def test_blocks_are_not_offered_where_the_target_has_none() -> None:
+    class Plain(OnnxRuntime):
+        def capabilities(self) -> Capabilities:
+            return replace(super().capabilities(), group_sizes=frozenset())
+
+    assert modes("static", parts=components([Int8(), Int4(group_size=32)], target=Plain()))["head"] == [(8, "static")]
+
+
 def test_one_option_each_is_nothing_to_decide() -> None:
     with pytest.raises(ConfigError, match=r"quantizers=\['int8'\], pruners=\[\]"):
         space(components([Int8()]), replace(DENSE, allow_float=False))

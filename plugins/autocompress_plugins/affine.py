@@ -54,6 +54,10 @@ class Affine(Quantizer):
         """The configured width, for every layer."""
         return [self.bits]
 
+    def blocks(self, layer: Layer) -> bool:
+        """Whether `group_size` is set and the layer is a matrix."""
+        return self.group_size is not None and layer.kind == "linear"
+
     def quantize(self, weight: Tensor, bits: int, stats: LayerStats, mask: Tensor | None = None) -> QuantizedTensor:
         """Codes of the weight's shape; scale and zero point of shape (), (channels,) or (channels, blocks)."""
         check_bits(f"quantizer.{self.name}", bits)

@@ -74,6 +74,10 @@ class Estimated(Quantizer):
         """The configured widths, for every layer."""
         return list(self.bits)
 
+    def blocks(self, layer: Layer) -> bool:
+        """Whether `group_size` is set and the layer is a matrix."""
+        return self.group_size is not None and layer.kind == "linear"
+
     def quantize(self, weight: Tensor, bits: int, stats: LayerStats, mask: Tensor | None = None) -> QuantizedTensor:
         """Codes of the weight's shape; scale of shape (channels,) or (channels, blocks), zero point 0."""
         rows = ScaleRows.of(weight, stats.layer, mask, group_size=self.group_size)
