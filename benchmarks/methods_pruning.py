@@ -42,6 +42,9 @@ class Cell:
         return Policy(dict.fromkeys(layers, LayerPolicy("int8", 8, self.criterion, self.share, self.structure)))
 
 
+ASKED = {"2_of_4": Cell("importance", "2:4", 0.5), "unstructured": Cell("sparse", "unstructured", 0.6)}
+
+
 def cells() -> Iterator[Cell]:
     """All criteria, structures and shares; 2:4 has one share."""
     for criterion in CRITERIA:
@@ -86,17 +89,16 @@ def main() -> None:
     """The table, then the two cells that are asked for after ten minutes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="fine-tuning of each cell of the table")
-    parser.add_argument("--long", type=float, default=540.0, help="fine-tuning of the two cells that are asked for; 0: none")
+    parser.add_argument("--long", type=float, default=540.0, help="fine-tuning of a cell that is asked for")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--part", choices=("table", "asked"), default="table")
+    parser.add_argument("--part", choices=("table", *ASKED), default="table")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with workbench("+experiment=cifar10_resnet20", f"pruner=[{','.join(CRITERIA)}]", "data.train_size=-1") as bench:
         if arguments.part == "table":
             publish("methods_pruning", list(table(bench, arguments.seconds)))
         else:
-            asked = (Cell("importance", "2:4", 0.5), Cell("importance", "unstructured", 0.6))
-            publish("methods_pruning_asked", [tuned(bench, cell, 0.9, arguments.long) for cell in asked])
+            publish(f"methods_pruning_{arguments.part}", [tuned(bench, ASKED[arguments.part], 0.9, arguments.long)])
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def test_help_lists_groups_and_their_options(call: Call) -> None:
     done = call("search", "--help")
     assert done.returncode == 0
     assert "quantizer: estimated, gptq, int4, int8, mean_rounding" in done.stdout
-    assert "experiment: cifar10_resnet20, digits," in done.stdout
+    assert "experiment: cifar10_efficientnet_lite0, cifar10_resnet20, digits," in done.stdout
 
 
 def test_no_arguments_show_the_verbs(call: Call) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WARM_UP = 0.2
 """Share of the steps without rounding in the loss (as in the authors' code)."""
 
-STEP_VALUES = 2**18
+STEP_VALUES = 2**17
 """Output values that one step compares: a few large maps or many small ones cost about the same."""
 
 LARGEST_BATCH = 32
