@@ -1,6 +1,6 @@
 """How the layers of a transformer compute: `python -m benchmarks.methods_minilm`.
 
-The embedding is stored in INT8 but where a row says otherwise; rows differ in the linear layers and the products of attention.
+The embedding is stored in INT8 but where a row says otherwise; rows differ in the linear layers and the attention's products.
 Cosines to the FP32 vectors are over the report sentences, and over text of another kind: this repository's own pages.
 """
 
