@@ -64,6 +64,7 @@ def test_outputs_are_those_of_the_runtime(
     assert [path.name for path in calibration_file.parent.glob("*.npy")] == ["calibration.npy"]  # nothing is left behind
 
 
+@pytest.mark.timing
 def test_the_same_file_timed_against_itself_is_equally_fast(tiny: Tiny, device: Device, calibration_file: Path) -> None:
     found = device.latency(tiny.graph.path, tiny.graph.path, calibration_file, BRIEFLY)
     assert 0.9 < found.ratio < 1.1
