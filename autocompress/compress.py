@@ -88,15 +88,19 @@ class LayerDatabase:
                 raise PolicyError(f"policy names the {kind} '{unknown[0]}'; expected one of: {', '.join(known) or 'none'}")
         check_decisions(self._graph, policy, self._components.target.capabilities())
         for name, layer in policy.layers.items():
-            if layer.quantizer is not None and layer.activation != "float":
-                self._refuse_blocks(self._graph.layers[name], layer)
+            if layer.quantizer is not None:
+                self._check_blocks(self._graph.layers[name], layer)
 
-    def _refuse_blocks(self, layer: Layer, decision: LayerPolicy) -> None:
-        if self._components.quantizers[str(decision.quantizer)].blocks(layer):
-            raise PolicyError(
-                f"layer {layer.name}: quantizer '{decision.quantizer}' gives blocks of inputs scales of their own, and "
-                f"activation is '{decision.activation}'; expected 'float': no integer kernel takes such scales"
-            )
+    def _check_blocks(self, layer: Layer, decision: LayerPolicy) -> None:
+        if not self._components.quantizers[str(decision.quantizer)].blocks(layer):
+            return
+        gives = f"layer {layer.name}: quantizer '{decision.quantizer}' gives blocks of inputs scales of their own, and"
+        able = self._components.target.capabilities().group_sizes
+        if decision.activation != "float":
+            raise PolicyError(f"{gives} activation is '{decision.activation}'; expected 'float': no integer kernel takes them")
+        if layer.kind not in able:
+            target, kinds = self._components.target.name, ", ".join(sorted(able)) or "no layer"
+            raise PolicyError(f"{gives} target '{target}' takes them for {kinds} only, not for {layer.kind}")
 
     def score(self, pruner: str, layer: str) -> Tensor:
         """What a pruner thinks of each weight of a whole layer: float32, shape of the weight."""
@@ -155,20 +159,10 @@ class LayerDatabase:
         stored: QuantizedTensor | Tensor = weight
         if policy.quantizer is not None:
             stored = self._components.quantizers[policy.quantizer].quantize(weight, policy.bits, stats, mask)
-            self._check_blocks(layer, policy, stored)
         compressed = CompressedLayer(stored, self._bias(layer, cuts), mask)
         for recovery in self._components.recoveries:
             compressed = recovery.repair(compressed, whole, cuts)
         return compressed
-
-    def _check_blocks(self, layer: Layer, policy: LayerPolicy, weight: QuantizedTensor) -> None:
-        able = layer.kind in self._components.target.capabilities().group_sizes and policy.activation == "float"
-        if weight.group_size is not None and not able:
-            raise PolicyError(
-                f"layer {layer.name} ({layer.kind}, {policy.activation}): quantizer '{policy.quantizer}' gives each block of "
-                f"{weight.group_size} inputs a scale; expected a linear layer with activation 'float' on this target: "
-                f"set space.activations=[float], or quantizer.{policy.quantizer}.group_size=null"
-            )
 
     def _without_inputs(self, whole: LayerStats, cuts: Mapping[int, Tensor], cutter: str | None) -> Tensor:
         """The weight after its channels were removed; those that stay may take over what removed inputs gave."""

@@ -227,6 +227,11 @@ class QuantizerContract(_WeightContract):
                 assert not quantized.codes.numel() or quantized.codes.min() >= 0
                 assert not quantized.codes.numel() or quantized.codes.max() < len(quantized.codebook)
 
+    def test_says_whether_blocks_have_scales(self, quantizer: Quantizer, case: _Case) -> None:
+        """`blocks` is true exactly where what is given has a `group_size`: placement relies on it."""
+        for quantized in _quantized(quantizer, case):
+            assert quantizer.blocks(case[1]) == (quantized.group_size is not None)
+
     def test_codebook_is_legal(self, quantizer: Quantizer, case: _Case) -> None:
         """The levels are int8, ascending, no more than the bits can name, and one is 0; the zero point is 0 then."""
         for quantized in _quantized(quantizer, case):

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from autocompress_plugins.affine import Int4
 from autocompress_plugins.moments import GAIN_LIMITS, match_moments
+from autocompress_plugins.onnxruntime_cpu import OnnxRuntime
 from autocompress_plugins.sparse import Sparse
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,7 +18,7 @@ from torch.nn import functional
 from autocompress import LayerStats, Pruner
 from autocompress.calibration import Calibration
 from autocompress.channels import ChannelGroups
-from autocompress.components import CompressedLayer, QuantizedTensor
+from autocompress.components import Capabilities, CompressedLayer, QuantizedTensor
 from autocompress.compress import LayerDatabase, file_cuts
 from autocompress.errors import PolicyError
 from autocompress.graph import Layer
@@ -366,3 +368,26 @@ def test_dense_is_what_the_file_computes_with() -> None:
         torch.tensor([[1, -2]], dtype=torch.int8), torch.tensor([0.5]), torch.tensor([1], dtype=torch.int8), 0, 8
     )
     assert CompressedLayer(quantized, None).dense().tolist() == [[0.0, -1.5]]
+
+
+class Whole(OnnxRuntime):
+    """A target without kernels for blocks of inputs."""
+
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities(), group_sizes=frozenset())
+
+
+def test_blocks_that_the_target_cannot_compute_are_refused(tiny: Tiny) -> None:
+    policy = Policy({"head": LayerPolicy("int4", 4, activation="float")})
+    for target, able in ((OnnxRuntime(), True), (Whole(), False)):
+        components = replace(tiny.components, target=target, quantizers={"int4": Int4(group_size=16)})
+        database = LayerDatabase(tiny.graph, tiny.calibration, components, {})
+        if able:
+            weight = database.compress(policy).layers["head"].weight
+            assert isinstance(weight, QuantizedTensor)
+            assert weight.scale.shape == (10, 2)
+        else:
+            with pytest.raises(
+                PolicyError, match="layer head: quantizer 'int4' gives blocks .* for no layer only, not for linear"
+            ):
+                database.compress(policy)
