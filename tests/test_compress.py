@@ -388,6 +388,6 @@ def test_blocks_that_the_target_cannot_compute_are_refused(tiny: Tiny) -> None:
             assert weight.scale.shape == (10, 2)
         else:
             with pytest.raises(
-                PolicyError, match="layer head: quantizer 'int4' gives blocks .* for no layer only, not for linear"
+                PolicyError, match=r"layer head: quantizer 'int4' gives blocks .* for no layer only, not for linear"
             ):
                 database.compress(policy)
