@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from autocompress.graph import Layer
 from autocompress.policy import FLOAT_BITS, Activation, ChannelPolicy, LayerPolicy, Policy
@@ -54,9 +53,9 @@ def _levels(space: SearchSpace) -> list[int]:
 
 
 def _modes(space: SearchSpace) -> list[Activation]:
-    """How layers may compute, those first that most layers have."""
-    found = Counter(o.activation for options in space.layers.values() for o in options if o.quantizer is not None)
-    return [mode for mode, _ in found.most_common()]
+    """How layers may compute, the fastest first."""
+    found = {o.activation for options in space.layers.values() for o in options if o.quantizer is not None}
+    return [mode for mode in get_args(Activation) if mode in found]
 
 
 def _uniform(space: SearchSpace, bits: int, mode: Activation) -> Choice:

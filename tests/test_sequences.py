@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -11,7 +12,12 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from autocompress.channels import find_groups
 from autocompress.graph import BaseGraph, export
+from autocompress.twin import verify_groups
+
+if TYPE_CHECKING:
+    from tests.conftest import Tiny
 
 
 class Block(nn.Module):
@@ -89,3 +95,25 @@ def test_other_sums_stay_as_they_are(tmp_path: Path) -> None:
     inputs = torch.randn(2, 5, 8)
     with torch.no_grad():
         torch.testing.assert_close(computed(graph, inputs), model(inputs), rtol=1e-4, atol=1e-5)
+
+
+class Widening(nn.Module):
+    """Two layers on a sequence with more channels between them, which nothing else reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 24), nn.Linear(24, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = (x + self.down(nn.functional.gelu(self.up(x)))).mean(1)
+        return outputs
+
+
+def test_channels_inside_a_sequence_can_be_cut(tiny: Tiny, tmp_path: Path) -> None:
+    """The shape that takes the axes apart again holds their number."""
+    torch.manual_seed(0)
+    model, example = Widening().eval(), torch.randn(1, 5, 8)
+    graph = export(model, example, tmp_path / "fp32.onnx")
+    found = find_groups(graph, model, example, multiple=8)
+    verified = verify_groups(graph, model, found, example, tiny.components.target, tmp_path)
+    assert {name: group.size for name, group in verified.groups.items()} == {"up": 24}
