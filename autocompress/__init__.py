@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from autocompress.policy import ChannelPolicy as ChannelPolicy
     from autocompress.policy import LayerPolicy as LayerPolicy
     from autocompress.policy import Policy as Policy
+    from autocompress.problem import Costs as Costs
+    from autocompress.problem import Effect as Effect
+    from autocompress.problem import Problem as Problem
     from autocompress.quality import Quality as Quality
     from autocompress.record import SearchResult as SearchResult
     from autocompress.record import StudyContext as StudyContext
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     from autocompress.rows import ScaleRows as ScaleRows
     from autocompress.run import search as search
     from autocompress.stats import LayerStats as LayerStats
+    from autocompress.synthetic import SyntheticProblem as SyntheticProblem
     from autocompress.task import Examples as Examples
     from autocompress.task import Task as Task
 
@@ -76,12 +80,14 @@ _HOMES = {
     "hookspecs": ("hookimpl",),
     "information": ("divergence",),
     "policy": ("Activation", "ChannelPolicy", "LayerPolicy", "Policy"),
+    "problem": ("Costs", "Effect", "Problem"),
     "quality": ("Quality",),
     "record": ("SearchResult", "StudyContext", "TrialRecord"),
     "recovery": ("Recoverable",),
     "rows": ("ScaleRows",),
     "run": ("search",),
     "stats": ("LayerStats",),
+    "synthetic": ("SyntheticProblem",),
     "task": ("Examples", "Task"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

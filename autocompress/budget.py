@@ -31,7 +31,8 @@ class Measurement:
     """Figures of one file. Ratios and the drop are against the FP32 file; None means that it was not measured.
 
     `accuracy` is the value of the task's metric on `images` examples; `accuracy_drop` is the FP32 file's value on the very
-    same examples minus it, in the metric's own unit (of a share such as top-1 accuracy, 0.01 is one point).
+    same examples minus it, in the metric's own unit (of a share such as top-1 accuracy, 0.01 is one point); `divergence` is the
+    mean distance of the outputs from FP32's on them (`autocompress.distance.output_divergence`).
     """
 
     size_bytes: int | None = None
@@ -42,6 +43,7 @@ class Measurement:
     accuracy_drop: float | None = None
     images: int = 0
     latency: Latency | None = None
+    divergence: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from autocompress.compress import CompressedModel
     from autocompress.graph import Layer, LayerPair
     from autocompress.policy import Activation
+    from autocompress.problem import Problem
     from autocompress.recovery import Recoverable
     from autocompress.stats import LayerStats
 
@@ -225,8 +226,8 @@ class Sampler(Component):
     """Makes the Optuna sampler that proposes policies."""
 
     @abstractmethod
-    def create(self, seed: int) -> optuna.samplers.BaseSampler:
-        """A sampler that depends on nothing but the seed and the study."""
+    def create(self, problem: Problem, seed: int) -> optuna.samplers.BaseSampler:
+        """A sampler that depends on nothing but the problem, the seed and the study: it is made anew when a search resumes."""
 
 
 class Tracker(Component):

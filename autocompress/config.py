@@ -26,6 +26,7 @@ from autocompress.budget import Budget
 from autocompress.components import Components, Metric, Observer, Sampler, Target
 from autocompress.data import DataSettings
 from autocompress.device import TimingSettings
+from autocompress.effects import SensitivitySettings
 from autocompress.errors import AutocompressError, ConfigError, UnknownComponentError
 from autocompress.loop import Goal, SearchSettings
 from autocompress.models import ModelSettings
@@ -69,6 +70,7 @@ class BaseSchema:
     space: SpaceSettings = field(default_factory=SpaceSettings)
     trial: TrialSettings = field(default_factory=TrialSettings)
     timing: TimingSettings = field(default_factory=TimingSettings)
+    sensitivity: SensitivitySettings = field(default_factory=SensitivitySettings)
 
 
 @dataclass
@@ -221,6 +223,7 @@ def search_settings(config: DictConfig, registry: Registry, folder: Path) -> Set
         space=schema.space,
         trial=schema.trial,
         timing=schema.timing,
+        sensitivity=schema.sensitivity,
         folder=folder,
         plain=cast(Mapping[str, Any], OmegaConf.to_container(config, resolve=True)),
     )

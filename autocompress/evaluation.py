@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from autocompress.components import Metric
 from autocompress.device import Device
+from autocompress.distance import output_divergence
 from autocompress.errors import CheckError, DataError
 from autocompress.graph import BaseGraph
 from autocompress.intervals import Statistics
@@ -87,6 +88,10 @@ class Evaluator:
         """Statistics of outputs that were computed for examples start .. stop of a set."""
         expected = self.reference[name] if self.metric.against_reference else self.targets[name]
         return self.metric.statistics(outputs, expected[start:stop])
+
+    def divergence(self, outputs: NDArray[Any], name: str, start: int, stop: int) -> NDArray[np.float64]:
+        """How far outputs for examples start .. stop of a set are from FP32's: shape (stop - start,)."""
+        return output_divergence(outputs, self.reference[name][start:stop], class_scores=self.metric.class_scores)
 
     def check(self, path: Path, images: int) -> None:
         """Make sure that a file computes what its graph says.

@@ -100,29 +100,32 @@ def _measured(run: SearchRun, record: TrialRecord, compressed: CompressedModel, 
     path, size = candidate.artifact.path, candidate.artifact.size_bytes
     longer = TimingSettings(bench.timing.seconds * LONGER, bench.timing.precision)
     latency = bench.device.latency(bench.graph.path, path, bench.evaluator.inputs("example"), longer)
-    accuracy, drop, images = _accuracy(run, record, candidate)
-    measurement = Measurement(
+    measurement = replace(
+        _quality(run, record, candidate),
         size_bytes=size,
         size_ratio=size / len(bench.graph.data),
         latency_ms=latency.median_ms,
         latency_ratio=latency.ratio,
-        accuracy=accuracy,
-        accuracy_drop=drop,
-        images=images,
         latency=latency,
     )
     return Finalist(record, record.policy, candidate.artifact, measurement, candidate)
 
 
-def _accuracy(run: SearchRun, record: TrialRecord, candidate: Candidate) -> tuple[float | None, float | None, int]:
-    """Accuracy, drop and examples of the whole search set; known when the trial measured these very bytes in full."""
+def _quality(run: SearchRun, record: TrialRecord, candidate: Candidate) -> Measurement:
+    """Accuracy, drop and divergence on the whole search set; known when the trial measured these very bytes in full."""
     evaluator, known = run.bench.evaluator, record.measurement
     reference = evaluator.reference_statistics("search")
-    if known.images == len(reference) and record.sha256 == candidate.artifact.sha256:
-        return known.accuracy, known.accuracy_drop, known.images
-    statistics = evaluator.statistics(candidate.artifact.path, "search", 0, len(reference))
-    accuracy = evaluator.metric.value(statistics)
-    return accuracy, evaluator.metric.value(reference) - accuracy, len(statistics)
+    count = len(reference)
+    if known.images == count and record.sha256 == candidate.artifact.sha256:
+        return known
+    outputs = evaluator.outputs(candidate.artifact.path, "search", 0, count)
+    accuracy = evaluator.metric.value(evaluator.score(outputs, "search", 0, count))
+    return Measurement(
+        accuracy=accuracy,
+        accuracy_drop=evaluator.metric.value(reference) - accuracy,
+        images=count,
+        divergence=float(evaluator.divergence(outputs, "search", 0, count).mean()),
+    )
 
 
 def could_recover(record: TrialRecord, budget: Budget, recoverable_drop: float) -> bool:

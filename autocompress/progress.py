@@ -88,6 +88,10 @@ class Progress:
         bar = "#" * round(20 * done)
         self._line(f"{what} [{bar:<20}] epoch {epoch}/{epochs}, loss {loss:.4f}, best held-out loss {held_out:.4f}")
 
+    def step(self, what: str, done: int, total: int) -> None:
+        """Where a long stage is."""
+        self._transient(f"{what}: {done}/{total}")
+
     def note(self, text: str) -> None:
         """A line of its own."""
         self._line(text)

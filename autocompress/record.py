@@ -18,6 +18,21 @@ Kind = Literal["baseline", "seed", "trial", "final"]
 Status = Literal["feasible", "unproven", "infeasible", "not_worth_it", "interrupted"]
 Objective = Literal["accuracy", "latency", "size", "pareto"]
 
+DIRECTIONS: dict[Objective, list[Literal["minimize", "maximize"]]] = {
+    "accuracy": ["maximize"],
+    "latency": ["minimize"],
+    "size": ["minimize"],
+    "pareto": ["maximize", "minimize", "minimize"],
+}
+
+
+def objective_values(objective: Objective, figures: Measurement) -> list[float]:
+    """What Optuna is told of a complete measurement, in the directions of `DIRECTIONS`."""
+    assert figures.accuracy is not None and figures.latency_ratio is not None and figures.size_bytes is not None
+    accuracy, latency, size = figures.accuracy, figures.latency_ratio, float(figures.size_bytes)
+    values = {"accuracy": [accuracy], "latency": [latency], "size": [size], "pareto": [accuracy, latency, size]}
+    return values[objective]
+
 
 @dataclass(frozen=True)
 class LayerRow:

@@ -22,9 +22,11 @@ from autocompress.components import Metric
 from autocompress.compress import LayerDatabase
 from autocompress.conclusion import conclude
 from autocompress.device import Device, open_device
+from autocompress.effects import Journal
 from autocompress.evaluation import Evaluator
 from autocompress.graph import OPSET, BaseGraph
 from autocompress.loop import Goal, SearchRun, run_trials
+from autocompress.measured_problem import MeasuredProblem
 from autocompress.notify import Notifier
 from autocompress.preparation import prepare
 from autocompress.progress import Progress
@@ -34,7 +36,7 @@ from autocompress.registry import Registry, load_registry
 from autocompress.report import write_result
 from autocompress.reproducibility import mask_overlap
 from autocompress.settings import Settings
-from autocompress.space import SearchSpace, build_space
+from autocompress.space import build_space
 from autocompress.sparsity import CHANNEL
 from autocompress.study import SearchStudy, open_study
 from autocompress.task import Task, check_labels
@@ -88,7 +90,11 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         with progress.stage("baseline"):
             baseline = bench.baseline()
         progress.note(_described(baseline, Quality.of(settings.components.metric)))
-        study = _study(task, graph, space, settings)
+        identity = _identity(task, graph, settings)
+        journal = Journal(settings.folder / "sensitivity.jsonl", identity)
+        goal = settings.goal
+        problem = MeasuredProblem(goal.objective, goal.budget, bench, space, settings.sensitivity, journal, progress)
+        study = _study(identity, problem, settings)
         context = _context(task, study, graph, device, baseline, settings, registry)
         notify("autocompress_search_started", study=context, records=study.records())
         search_run = SearchRun(bench, settings.goal, settings.search, settings.folder, progress)
@@ -144,15 +150,18 @@ def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, 
     )
 
 
-def _study(task: Task, graph: BaseGraph, space: SearchSpace, settings: Settings) -> SearchStudy:
-    """The study of this model, data, target and components; the seed and the effort may change between runs."""
+def _identity(task: Task, graph: BaseGraph, settings: Settings) -> list[str]:
+    """A name for people, then model, data and components: what measurements depend on; the seed and the effort may change."""
     components = settings.components
     configured = [*components.quantizers.values(), *components.pruners.values(), *components.recoveries]
     configured += [components.observer, components.metric, components.target]
     described = json.dumps([{component.name: dataclasses.asdict(component)} for component in configured])  # type: ignore[call-overload]
-    identity = [task.name, graph.digest, task.digest(), described]
-    sampler = components.sampler.create(settings.search.seed)
-    return open_study(settings.folder / "study.db", identity, space, settings.goal.objective, settings.goal.budget, sampler)
+    return [task.name, graph.digest, task.digest(), described]
+
+
+def _study(identity: Sequence[str], problem: MeasuredProblem, settings: Settings) -> SearchStudy:
+    sampler = settings.components.sampler.create(problem, settings.search.seed)
+    return open_study(settings.folder / "study.db", identity, problem.space, problem.objective, problem.budget, sampler)
 
 
 def _context(

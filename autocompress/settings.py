@@ -9,6 +9,7 @@ from typing import Any
 
 from autocompress.components import Components
 from autocompress.device import TimingSettings
+from autocompress.effects import SensitivitySettings
 from autocompress.errors import BudgetError
 from autocompress.loop import Goal, SearchSettings
 from autocompress.space import SpaceSettings
@@ -33,6 +34,7 @@ class Settings:
     space: SpaceSettings
     trial: TrialSettings
     timing: TimingSettings
+    sensitivity: SensitivitySettings
     folder: Path
     plain: Mapping[str, Any] = field(default_factory=dict)
 

@@ -100,9 +100,14 @@ class SearchSpace:
         return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Parameter to its number of options; groups with a single option are left out."""
+        return {name: len(options) for name, options in self._tables() if len(options) > 1}
+
+    @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """Optuna's view; groups with a single option are left out."""
-        return {name: IntDistribution(0, len(options) - 1) for name, options in self._tables() if len(options) > 1}
+        return {name: IntDistribution(0, count - 1) for name, count in self.sizes.items()}
 
     def _tables(self) -> Iterator[tuple[str, Sequence[Option]]]:
         yield from self.layers.items()
@@ -116,6 +121,15 @@ class SearchSpace:
             layers={name: option for name, option in layers.items() if option != LayerPolicy()},
             channels={name: option for name, option in channels.items() if option != ChannelPolicy()},
         )
+
+    def alone(self, name: str, index: int) -> Policy:
+        """The policy with one option of one parameter and FP32 for everything else."""
+        if name.startswith(CHANNELS):
+            group = name.removeprefix(CHANNELS)
+            cut = self.channels[group][index]
+            return Policy(channels={group: cut} if cut != ChannelPolicy() else {})
+        option = self.layers[name][index]
+        return Policy({name: option} if option != LayerPolicy() else {})
 
     def indices(self, policy: Policy) -> dict[str, int]:
         """Optuna's parameters for a policy.

@@ -8,14 +8,14 @@ import logging
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.budget import Budget
-from autocompress.record import Kind, Objective, TrialRecord
+from autocompress.record import DIRECTIONS, Kind, Objective, TrialRecord, objective_values
 from autocompress.space import SearchSpace
 
 RECORD = "record"
@@ -24,12 +24,6 @@ INTERRUPTED = "interrupted"
 ID = "id"
 
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-_DIRECTIONS: dict[Objective, list[Literal["minimize", "maximize"]]] = {
-    "accuracy": ["maximize"],
-    "latency": ["minimize"],
-    "size": ["minimize"],
-    "pareto": ["maximize", "minimize", "minimize"],
-}
 
 
 class SearchStudy:
@@ -89,15 +83,8 @@ class SearchStudy:
         trial.set_user_attr(RECORD, record.to_dict())
         for name, excess in record.violations.items():
             trial.set_constraint(name, excess)
-        values = self._values(record) if record.state == "complete" else None
+        values = objective_values(self._objective, record.measurement) if record.state == "complete" else None
         self._study.tell(trial, values, state=_STATES[record.state])
-
-    def _values(self, record: TrialRecord) -> list[float]:
-        figures = record.measurement
-        assert figures.accuracy is not None and figures.latency_ratio is not None and figures.size_bytes is not None
-        accuracy, latency, size = figures.accuracy, figures.latency_ratio, float(figures.size_bytes)
-        values = {"accuracy": [accuracy], "latency": [latency], "size": [size], "pareto": [accuracy, latency, size]}
-        return values[self._objective]
 
     def _trials(self) -> Sequence[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -123,7 +110,7 @@ def open_study(
         study_name=f"{identity[0]}-{objective}-{digest}",
         storage=_storage(path),
         sampler=sampler,
-        directions=_DIRECTIONS[objective],
+        directions=DIRECTIONS[objective],
         load_if_exists=True,
     )
     return SearchStudy(study, space, objective)

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import onnx
@@ -54,10 +54,11 @@ from autocompress.components import (
 from autocompress.graph import OPSET, Layer, LayerPair
 from autocompress.notify import Notifier, TrackerWarning
 from autocompress.policy import Activation, LayerPolicy, Policy
-from autocompress.record import Final, Gate, LayerRow, SearchResult, State, Status, StudyContext, TrialRecord
+from autocompress.record import Final, Gate, LayerRow, Objective, SearchResult, State, Status, StudyContext, TrialRecord
 from autocompress.runner import load_module
 from autocompress.sparsity import share_removed, weight_mask
 from autocompress.stats import LayerStats
+from autocompress.synthetic import SyntheticProblem
 
 Array = NDArray[Any]
 
@@ -756,7 +757,7 @@ class SamplerContract:
     def test_proposes_indices_of_the_tables(self, sampler: Sampler) -> None:
         """Integers from 0 to the number of options less 1, also after trials that failed or missed the budget."""
         for proposal in _proposals(sampler):
-            assert all(isinstance(proposal[name], int) and 0 <= proposal[name] <= last for name, last in _TABLES.items())
+            assert all(isinstance(proposal[name], int) and 0 <= proposal[name] < count for name, count in _TABLES.items())
 
     def test_does_not_repeat_one_proposal(self, sampler: Sampler) -> None:
         """What is asked for again and again has to differ."""
@@ -764,36 +765,29 @@ class SamplerContract:
 
     def test_takes_several_objectives(self, sampler: Sampler) -> None:
         """The objective `pareto` has three."""
-        assert len(_proposals(sampler, directions=("maximize", "minimize", "minimize"))) == _TRIALS
+        assert len(_proposals(sampler, objective="pareto")) == _TRIALS
 
     def test_settings_survive_a_round_trip(self, sampler: Sampler) -> None:
         """The fields can be configured, and stored as JSON."""
         check_settings(sampler)
 
 
-_TABLES = {"conv1": 3, "conv2": 8, "head": 1, "channels/conv1": 4}
-"""Parameter to the index of its last option."""
+_TABLES = {"conv1": 4, "conv2": 9, "head": 2, "channels/conv1": 5}
+"""Parameter to its number of options."""
 
 _TRIALS = 16
 
 
-def _proposals(
-    sampler: Sampler, seed: int = 0, directions: Sequence[Literal["maximize", "minimize"]] = ("maximize",)
-) -> list[dict[str, int]]:
+def _proposals(sampler: Sampler, seed: int = 0, objective: Objective = "accuracy") -> list[dict[str, int]]:
     """Parameters of the trials of a small study: one queued, one that fails, some that violate a constraint."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=sampler.create(seed), directions=list(directions))
+    problem = SyntheticProblem(sizes=_TABLES, objective=objective, budget=Budget(size_ratio=0.6))
+    study = problem.new_study(sampler.create(problem, seed))
     study.enqueue_trial(dict.fromkeys(_TABLES, 0))
     for number in range(_TRIALS):
-        trial = study.ask({name: optuna.distributions.IntDistribution(0, last) for name, last in _TABLES.items()})
-        cost = float(sum(trial.params.values()))
-        trial.set_constraint("size", cost - 6)
-        if number == 3:
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        else:
-            study.tell(trial, [-abs(cost - 5), cost, -cost][: len(directions)])
+        problem.finish(study, problem.ask(study), failed=number == 3)
     return [dict(trial.params) for trial in study.trials]
 
 

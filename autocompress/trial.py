@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Measurement
@@ -20,7 +22,7 @@ from autocompress.compress import CompressedModel, LayerDatabase
 from autocompress.device import Device, TimingSettings
 from autocompress.evaluation import Evaluator
 from autocompress.graph import BaseGraph
-from autocompress.intervals import Statistics, paired_drop
+from autocompress.intervals import paired_drop
 from autocompress.policy import Policy
 from autocompress.progress import Progress
 from autocompress.record import Gate, Kind, State, TrialRecord
@@ -183,14 +185,15 @@ def _require(budget: Budget, measurement: Measurement, *names: str) -> None:
 def _measure_accuracy(bench: Bench, path: Path, floor: float | None, progress: _Progress) -> None:
     """Growing prefixes of the search set; each example is computed once."""
     reference = bench.evaluator.reference_statistics("search")
-    parts: list[Statistics] = []
+    evaluator, parts = bench.evaluator, list[NDArray[Any]]()
     done = 0
     for stop in _prefixes(len(reference), bench.settings):
-        parts.append(bench.evaluator.statistics(path, "search", done, stop))
-        done = stop
-        statistics = np.concatenate(parts)
-        drop = paired_drop(bench.evaluator.metric, reference[:stop], statistics, GATE_RESAMPLES)
-        progress.learn(accuracy=bench.evaluator.metric.value(statistics), accuracy_drop=drop.value, images=stop)
+        parts.append(evaluator.outputs(path, "search", done, stop))
+        done, outputs = stop, np.concatenate(parts)
+        statistics = evaluator.score(outputs, "search", 0, stop)
+        drop = paired_drop(evaluator.metric, reference[:stop], statistics, GATE_RESAMPLES)
+        progress.learn(accuracy=evaluator.metric.value(statistics), accuracy_drop=drop.value, images=stop)
+        progress.learn(divergence=float(evaluator.divergence(outputs, "search", 0, stop).mean()))
         if stop < len(reference) and floor is not None and drop.value - HOPELESS_SPREADS * drop.spread > floor:
             raise _PrunedError(f"drop {drop.value:.4f} on {stop} examples cannot come under {floor:.4f}")
 

@@ -15,6 +15,7 @@ from autocompress import (
     Capabilities,
     Metric,
     Observer,
+    Problem,
     Pruner,
     QuantizedTensor,
     Quantizer,
@@ -95,7 +96,7 @@ class AnyTarget(Target):
 class AnySampler(Sampler):
     name = "any"
 
-    def create(self, seed: int) -> Any:
+    def create(self, problem: Problem, seed: int) -> Any:
         raise NotImplementedError
 
 

@@ -10,6 +10,8 @@ from autocompress import Sampler, hookimpl
 if TYPE_CHECKING:
     import optuna
 
+    from autocompress import Problem
+
 
 @dataclass
 class RandomSearch(Sampler):
@@ -17,7 +19,7 @@ class RandomSearch(Sampler):
 
     name = "random"
 
-    def create(self, seed: int) -> optuna.samplers.BaseSampler:
+    def create(self, problem: Problem, seed: int) -> optuna.samplers.BaseSampler:
         """A seeded random sampler."""
         import optuna  # takes most of a second, and only a search needs it
 

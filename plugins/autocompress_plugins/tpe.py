@@ -10,6 +10,8 @@ from autocompress import Sampler, hookimpl
 if TYPE_CHECKING:
     import optuna
 
+    from autocompress import Problem
+
 
 @dataclass
 class Tpe(Sampler):
@@ -25,7 +27,7 @@ class Tpe(Sampler):
     n_startup_trials: int = 10
     multivariate: bool = True
 
-    def create(self, seed: int) -> optuna.samplers.BaseSampler:
+    def create(self, problem: Problem, seed: int) -> optuna.samplers.BaseSampler:
         """A seeded TPE sampler."""
         import optuna  # takes most of a second, and only a search needs it
 

@@ -6,7 +6,7 @@ import optuna
 import pytest
 from autocompress_plugins.random_search import RandomSearch
 
-from autocompress import Sampler
+from autocompress import Sampler, SyntheticProblem
 from autocompress.testing import SamplerContract
 
 
@@ -17,7 +17,7 @@ class TestRandomSearch(SamplerContract):
 
 
 def test_every_choice_is_equally_likely() -> None:
-    study = optuna.create_study(sampler=RandomSearch().create(seed=0))
+    study = optuna.create_study(sampler=RandomSearch().create(SyntheticProblem({}), seed=0))
     study.optimize(lambda trial: trial.suggest_int("layer", 0, 3), n_trials=200)
     counts = Counter(trial.params["layer"] for trial in study.trials)
     assert set(counts) == {0, 1, 2, 3}

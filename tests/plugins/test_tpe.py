@@ -5,7 +5,7 @@ import pytest
 from autocompress_plugins.random_search import RandomSearch
 from autocompress_plugins.tpe import Tpe
 
-from autocompress import Sampler
+from autocompress import Sampler, SyntheticProblem
 from autocompress.testing import SamplerContract
 
 LAYERS = 6
@@ -19,7 +19,7 @@ def objective(trial: optuna.Trial) -> float:
 
 
 def found(sampler: Sampler, seed: int = 0, trials: int = 40) -> list[float]:
-    study = optuna.create_study(sampler=sampler.create(seed))
+    study = optuna.create_study(sampler=sampler.create(SyntheticProblem({}), seed))
     study.enqueue_trial({f"layer{number}": 0 for number in range(LAYERS)})
     study.optimize(objective, n_trials=trials)
     return [trial.values[0] for trial in study.trials]

@@ -1,0 +1,97 @@
+"""What each option does alone, measured on its file: the tables that a search starts from. Kept on disk, line by line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from autocompress.errors import AutocompressError, ConfigError
+from autocompress.policy import Policy
+from autocompress.problem import Effect
+from autocompress.progress import Progress
+from autocompress.space import SearchSpace
+from autocompress.trial import Bench
+
+
+@dataclass
+class SensitivitySettings:
+    """How the tables are measured.
+
+    Attributes:
+        images: calibration examples on which each option is run.
+    """
+
+    images: int = 64
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise ConfigError(f"sensitivity.images={self.images}: expected at least 1")
+
+
+class Journal:
+    """Values by key in a file that is only ever appended to: a killed run loses at most the line it was writing."""
+
+    def __init__(self, path: Path, identity: Sequence[str]) -> None:
+        self._path, self._identity = path, "|".join(identity)
+        self._known: dict[str, dict[str, float]] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            if line.endswith("}"):
+                entry = json.loads(line)
+                self._known[entry.pop("key")] = entry
+
+    def get(self, policy: Policy) -> dict[str, float] | None:
+        """What is known of a policy under this identity."""
+        return self._known.get(self._key(policy))
+
+    def put(self, policy: Policy, values: Mapping[str, float]) -> None:
+        """Keep the values of a policy."""
+        self._known[self._key(policy)] = dict(values)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": self._key(policy), **values}) + "\n")
+
+    def _key(self, policy: Policy) -> str:
+        return hashlib.sha256(f"{self._identity}|{policy.digest}".encode()).hexdigest()[:24]
+
+
+def measure_effects(
+    bench: Bench, space: SearchSpace, settings: SensitivitySettings, journal: Journal, progress: Progress
+) -> dict[str, list[Effect]]:
+    """Parameter to the effect of each option; only what the journal does not hold is measured."""
+    bench.evaluator.keep_reference(bench.graph, "calibration")
+    policies = {name: [space.alone(name, index) for index in range(count)] for name, count in space.sizes.items()}
+    distinct = {policy.digest: policy for options in policies.values() for policy in options}
+    for done, policy in enumerate(distinct.values(), start=1):
+        if journal.get(policy) is None:
+            progress.step("sensitivity", done, len(distinct))
+            journal.put(policy, asdict(_measured(bench, policy, settings.images)))
+    return {name: [_known(journal, policy) for policy in options] for name, options in policies.items()}
+
+
+def _known(journal: Journal, policy: Policy) -> Effect:
+    values = journal.get(policy)
+    assert values is not None
+    return Effect(values["divergence"], values["drop"], int(values["size_bytes"]))
+
+
+def _measured(bench: Bench, policy: Policy, images: int) -> Effect:
+    """The effect of a policy; one whose file does not run is infinitely bad."""
+    path = bench.evaluator.folder / "effect.onnx"
+    try:
+        size = bench.build(policy, path).artifact.size_bytes
+        evaluator, count = bench.evaluator, min(images, len(bench.evaluator.targets["calibration"]))
+        outputs = evaluator.outputs(path, "calibration", 0, count)
+    except AutocompressError:
+        return Effect(math.inf, math.inf, len(bench.graph.data))
+    finally:
+        path.unlink(missing_ok=True)
+    divergence = float(evaluator.divergence(outputs, "calibration", 0, count).mean())
+    if not math.isfinite(divergence):
+        return Effect(math.inf, math.inf, size)
+    reference = evaluator.reference_statistics("calibration")[:count]
+    drop = evaluator.metric.value(reference) - evaluator.metric.value(evaluator.score(outputs, "calibration", 0, count))
+    return Effect(divergence, drop, size)

@@ -1,0 +1,78 @@
+"""What a sampler may know about a search: the decisions, the goal, what each option does alone, and what a policy will cost."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autocompress.budget import Budget, Measurement
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from autocompress.record import Objective
+
+Choices = NDArray[np.int64]
+"""Option indices of N policies, shape (N, parameters), columns in the order of `Problem.parameters`."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one option does when everything else stays FP32 with all its channels, measured on calibration examples.
+
+    Attributes:
+        divergence: mean distance of the outputs from FP32's (`output_divergence`), at least 0.
+        drop: of the metric, in its own unit, on the same examples.
+        size_bytes: of the whole file.
+    """
+
+    divergence: float
+    drop: float
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What policies are predicted to cost, each shape (N,); spreads are standard deviations."""
+
+    size_ratio: NDArray[np.float64]
+    size_spread: NDArray[np.float64]
+    latency_ratio: NDArray[np.float64]
+    latency_spread: NDArray[np.float64]
+
+
+class Problem(ABC):
+    """A search as its sampler sees it. The study itself holds the trials: a sampler keeps no state of its own."""
+
+    objective: Objective
+    budget: Budget
+
+    @property
+    @abstractmethod
+    def parameters(self) -> Mapping[str, int]:
+        """Parameter name to its number of options, at least two, from the most precise to the smallest."""
+
+    @abstractmethod
+    def effects(self) -> Mapping[str, Sequence[Effect]]:
+        """Parameter to the effect of each option alone. The first call measures what is not on disk yet: minutes."""
+
+    @abstractmethod
+    def costs(self, choices: Choices, trials: Sequence[FrozenTrial]) -> Costs:
+        """Predicted size and latency, learned from single options and from the finished trials."""
+
+    @abstractmethod
+    def measured(self, trial: FrozenTrial) -> Measurement | None:
+        """What a finished trial measured, as far as it got; None: nothing."""
+
+    def choices(self, parameters: Mapping[str, Any]) -> Choices:
+        """A trial's parameters as one row; those that it does not name are 0. Shape (1, parameters)."""
+        return np.array([[int(parameters.get(name, 0)) for name in self.parameters]], dtype=np.int64)
+
+    def indices(self, row: NDArray[np.int64]) -> dict[str, int]:
+        """Inverse of `choices` for one row, shape (parameters,)."""
+        return {name: int(index) for name, index in zip(self.parameters, row, strict=True)}
