@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from autocompress.budget import Budget, Measurement
+import numpy as np
+
+from autocompress.budget import Budget, Latency, Measurement
+from autocompress.cost_model import CostModel
 from autocompress.effects import Journal, SensitivitySettings, measure_effects
+from autocompress.latency_model import Observation
 from autocompress.problem import Choices, Costs, Effect, Problem
 from autocompress.progress import Progress
-from autocompress.record import Objective, TrialRecord
+from autocompress.record import Objective
 from autocompress.space import SearchSpace
 from autocompress.study import RECORD
 from autocompress.trial import Bench
@@ -30,11 +34,14 @@ class MeasuredProblem(Problem):
 
     objective: Objective
     budget: Budget
+    baseline: Measurement
     bench: Bench
     space: SearchSpace
     settings: SensitivitySettings
     journal: Journal
     progress: Progress
+    _figures: dict[int, Measurement] = field(default_factory=dict)
+    _observations: dict[int, Observation] = field(default_factory=dict)
 
     @property
     def parameters(self) -> Mapping[str, int]:
@@ -52,9 +59,30 @@ class MeasuredProblem(Problem):
 
     def costs(self, choices: Choices, trials: Sequence[FrozenTrial]) -> Costs:
         """Predicted size and latency."""
-        raise NotImplementedError
+        known = [(trial, figures) for trial in trials if (figures := self.measured(trial))]
+        sized = [(self.choices(trial.params), figures.size_bytes) for trial, figures in known if figures.size_bytes is not None]
+        rows = np.concatenate([row for row, _ in sized]) if sized else np.zeros((0, len(self.parameters)), dtype=np.int64)
+        sizes = np.array([size for _, size in sized], dtype=np.float64)
+        observed = [self._observation(trial, figures.latency) for trial, figures in known if figures.latency is not None]
+        return self._costs.predict(choices, rows, sizes, [*self._probes, *observed])
+
+    def _observation(self, trial: FrozenTrial, latency: Latency) -> Observation:
+        if trial.number not in self._observations:
+            self._observations[trial.number] = Observation.of(self.space.policy(trial.params), latency)
+        return self._observations[trial.number]
+
+    @cached_property
+    def _costs(self) -> CostModel:
+        capabilities = self.bench.components.target.capabilities()
+        return CostModel(self.bench.graph, self.bench.groups, capabilities, self.space, self.effects())
+
+    @cached_property
+    def _probes(self) -> list[Observation]:
+        """The files of single options, timed once for each way of computing."""
+        return []
 
     def measured(self, trial: FrozenTrial) -> Measurement | None:
         """What a finished trial measured."""
-        record = trial.user_attrs.get(RECORD)
-        return None if record is None else TrialRecord.from_dict(record).measurement
+        if trial.number not in self._figures and RECORD in trial.user_attrs:
+            self._figures[trial.number] = Measurement.from_dict(trial.user_attrs[RECORD]["measurement"])
+        return self._figures.get(trial.number)

@@ -47,10 +47,15 @@ class Costs:
 
 
 class Problem(ABC):
-    """A search as its sampler sees it. The study itself holds the trials: a sampler keeps no state of its own."""
+    """A search as its sampler sees it. The study itself holds the trials: a sampler keeps no state of its own.
+
+    Attributes:
+        baseline: figures of the FP32 file, its latency against itself.
+    """
 
     objective: Objective
     budget: Budget
+    baseline: Measurement
 
     @property
     @abstractmethod
@@ -68,6 +73,17 @@ class Problem(ABC):
     @abstractmethod
     def measured(self, trial: FrozenTrial) -> Measurement | None:
         """What a finished trial measured, as far as it got; None: nothing."""
+
+    def ratio_limits(self) -> dict[str, float]:
+        """The budget's limits on `size_ratio` and `latency_ratio`, those in bytes and milliseconds among them."""
+        size, latency = self.baseline.size_bytes or 1, self.baseline.latency_ms or 1.0
+        named = self.budget.limits()
+        in_ratios = {
+            "size_ratio": [named.get("size_ratio"), named["size_bytes"] / size if "size_bytes" in named else None],
+            "latency_ratio": [named.get("latency_ratio"), named["latency_ms"] / latency if "latency_ms" in named else None],
+        }
+        known = {name: [limit for limit in limits if limit is not None] for name, limits in in_ratios.items()}
+        return {name: min(limits) for name, limits in known.items() if limits}
 
     def choices(self, parameters: Mapping[str, Any]) -> Choices:
         """A trial's parameters as one row; those that it does not name are 0. Shape (1, parameters)."""

@@ -93,7 +93,7 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         identity = _identity(task, graph, settings)
         journal = Journal(settings.folder / "sensitivity.jsonl", identity)
         goal = settings.goal
-        problem = MeasuredProblem(goal.objective, goal.budget, bench, space, settings.sensitivity, journal, progress)
+        problem = MeasuredProblem(goal.objective, goal.budget, baseline, bench, space, settings.sensitivity, journal, progress)
         study = _study(identity, problem, settings)
         context = _context(task, study, graph, device, baseline, settings, registry)
         notify("autocompress_search_started", study=context, records=study.records())

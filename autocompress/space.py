@@ -131,6 +131,12 @@ class SearchSpace:
         option = self.layers[name][index]
         return Policy({name: option} if option != LayerPolicy() else {})
 
+    def speed_classes(self, name: str) -> list[int]:
+        """For each option of a parameter the first one whose file takes the same time, however small its weights are."""
+        options = dict(self._tables())[name]
+        keys = [_speed(option) for option in options]
+        return [keys.index(key) for key in keys]
+
     def indices(self, policy: Policy) -> dict[str, int]:
         """Optuna's parameters for a policy.
 
@@ -147,6 +153,11 @@ class SearchSpace:
         for name in policy.ops:
             raise PolicyError(f"seed policy decides the operator '{name}'; operators are not searched")
         return {name: index for name, index in (layers | channels).items() if name in self.distributions}
+
+
+def _speed(option: Option) -> object:
+    """What of an option decides the time; integer kernels read stored codes of any width after they are expanded at load."""
+    return option if isinstance(option, ChannelPolicy) else (option.quantizer is None, option.activation)
 
 
 def _index(name: str, options: Sequence[Option], wanted: Option) -> int:

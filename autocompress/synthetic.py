@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MEASUREMENT = "measurement"
 FP32_BYTES = 1_000_000
 FP32_ACCURACY = 0.9
+FP32_MS = 10.0
+FP32 = Measurement(FP32_BYTES, 1.0, FP32_MS, 1.0, FP32_ACCURACY, 0.0, 100)
 
 
 @dataclass
@@ -39,6 +41,7 @@ class SyntheticProblem(Problem):
     table_error: float = 0.4
     interaction: float = 0.1
     seed: int = 0
+    baseline: Measurement = FP32
 
     @property
     def parameters(self) -> Mapping[str, int]:
@@ -97,7 +100,7 @@ class SyntheticProblem(Problem):
         """The figures of one policy, shape (1, parameters); the accuracy is only measured within the other limits."""
         costs, divergence = self.costs(choices, ()), float(self.divergence(choices)[0])
         size, latency = float(costs.size_ratio[0]), float(costs.latency_ratio[0])
-        figures = Measurement(round(FP32_BYTES * size), size, 10 * latency, latency)
+        figures = Measurement(round(FP32_BYTES * size), size, FP32_MS * latency, latency)
         if any(excess > 0 for excess in self.budget.violations(figures).values()):
             return figures
         accuracy = FP32_ACCURACY - divergence / 2
