@@ -30,7 +30,7 @@ class CostModel:
     ) -> None:
         self._graph, self._space = graph, space
         self._size = SizeModel(graph, groups, space, effects)
-        self._features = LatencyFeatures(graph, groups, capabilities)
+        self.features = LatencyFeatures(graph, groups, capabilities)
         self._rows: dict[bytes, NDArray[np.float64]] = {}
 
     def predict(self, choices: Choices, known: Choices, sizes: NDArray[np.float64], observed: Sequence[Observation]) -> Costs:
@@ -43,7 +43,7 @@ class CostModel:
         """
         whole = float(len(self._graph.data))
         size, size_spread = self._size.predict(choices, known, sizes)
-        latency, latency_spread = LatencyModel.fit(self._features, observed).predict_features(self._latency_features(choices))
+        latency, latency_spread = LatencyModel.fit(self.features, observed).predict_features(self._latency_features(choices))
         return Costs(size / whole, size_spread / whole, latency, latency_spread)
 
     def _latency_features(self, choices: Choices) -> NDArray[np.float64]:
@@ -53,7 +53,7 @@ class CostModel:
         for key, row in zip(keys, choices, strict=True):
             if key not in self._rows:
                 indices = {name: int(index) for name, index in zip(self._space.sizes, row, strict=True)}
-                self._rows[key] = self._features.of(self._space.policy(indices))
+                self._rows[key] = self.features.of(self._space.policy(indices))
         return np.array([self._rows[key] for key in keys])
 
     @cached_property

@@ -23,13 +23,16 @@ class SensitivitySettings:
 
     Attributes:
         images: calibration examples on which each option is run.
+        seconds: at most so long the file of a single option is timed; equal shapes are timed once.
     """
 
     images: int = 64
+    seconds: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.images < 1:
-            raise ConfigError(f"sensitivity.images={self.images}: expected at least 1")
+        for name in ("images", "seconds"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"sensitivity.{name}={getattr(self, name)}: expected more than 0")
 
 
 class Journal:
@@ -43,19 +46,20 @@ class Journal:
                 entry = json.loads(line)
                 self._known[entry.pop("key")] = entry
 
-    def get(self, policy: Policy) -> dict[str, float] | None:
+    def get(self, what: str, policy: Policy) -> dict[str, float] | None:
         """What is known of a policy under this identity."""
-        return self._known.get(self._key(policy))
+        return self._known.get(self._key(what, policy))
 
-    def put(self, policy: Policy, values: Mapping[str, float]) -> None:
-        """Keep the values of a policy."""
-        self._known[self._key(policy)] = dict(values)
+    def put(self, what: str, policy: Policy, values: Mapping[str, float]) -> None:
+        """Keep figures of a policy; `what` says which."""
+        key = self._key(what, policy)
+        self._known[key] = dict(values)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": self._key(policy), **values}) + "\n")
+            file.write(json.dumps({"key": key, **values}) + "\n")
 
-    def _key(self, policy: Policy) -> str:
-        return hashlib.sha256(f"{self._identity}|{policy.digest}".encode()).hexdigest()[:24]
+    def _key(self, what: str, policy: Policy) -> str:
+        return hashlib.sha256(f"{self._identity}|{what}|{policy.digest}".encode()).hexdigest()[:24]
 
 
 def measure_effects(
@@ -63,17 +67,18 @@ def measure_effects(
 ) -> dict[str, list[Effect]]:
     """Parameter to the effect of each option; only what the journal does not hold is measured."""
     bench.evaluator.keep_reference(bench.graph, "calibration")
+    what = f"effect on {settings.images}"
     policies = {name: [space.alone(name, index) for index in range(count)] for name, count in space.sizes.items()}
     distinct = {policy.digest: policy for options in policies.values() for policy in options}
     for done, policy in enumerate(distinct.values(), start=1):
-        if journal.get(policy) is None:
+        if journal.get(what, policy) is None:
             progress.step("sensitivity", done, len(distinct))
-            journal.put(policy, asdict(_measured(bench, policy, settings.images)))
-    return {name: [_known(journal, policy) for policy in options] for name, options in policies.items()}
+            journal.put(what, policy, asdict(_measured(bench, policy, settings.images)))
+    return {name: [_known(journal, what, policy) for policy in options] for name, options in policies.items()}
 
 
-def _known(journal: Journal, policy: Policy) -> Effect:
-    values = journal.get(policy)
+def _known(journal: Journal, what: str, policy: Policy) -> Effect:
+    values = journal.get(what, policy)
     assert values is not None
     return Effect(values["divergence"], values["drop"], int(values["size_bytes"]))
 

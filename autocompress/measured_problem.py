@@ -13,6 +13,7 @@ from autocompress.budget import Budget, Latency, Measurement
 from autocompress.cost_model import CostModel
 from autocompress.effects import Journal, SensitivitySettings, measure_effects
 from autocompress.latency_model import Observation
+from autocompress.probes import Probes, time_options
 from autocompress.problem import Choices, Costs, Effect, Problem
 from autocompress.progress import Progress
 from autocompress.record import Objective
@@ -64,7 +65,7 @@ class MeasuredProblem(Problem):
         rows = np.concatenate([row for row, _ in sized]) if sized else np.zeros((0, len(self.parameters)), dtype=np.int64)
         sizes = np.array([size for _, size in sized], dtype=np.float64)
         observed = [self._observation(trial, figures.latency) for trial, figures in known if figures.latency is not None]
-        return self._costs.predict(choices, rows, sizes, [*self._probes, *observed])
+        return self._costs.predict(choices, rows, sizes, [*self.probes.observed, *observed])
 
     def _observation(self, trial: FrozenTrial, latency: Latency) -> Observation:
         if trial.number not in self._observations:
@@ -77,9 +78,13 @@ class MeasuredProblem(Problem):
         return CostModel(self.bench.graph, self.bench.groups, capabilities, self.space, self.effects())
 
     @cached_property
-    def _probes(self) -> list[Observation]:
-        """The files of single options, timed once for each way of computing."""
-        return []
+    def probes(self) -> Probes:
+        """The files of single options, timed where the latency matters for the goal."""
+        if self.objective not in ("latency", "pareto") and "latency_ratio" not in self.ratio_limits():
+            return Probes([], {})
+        parts = (self.bench, self.space, self._costs.features, self.settings.seconds, self.journal, self.progress)
+        with self.progress.stage("latency of single options"):
+            return time_options(*parts)
 
     def measured(self, trial: FrozenTrial) -> Measurement | None:
         """What a finished trial measured."""

@@ -1,0 +1,116 @@
+"""What a search and the sensitivity tables start from: the exported model, calibrated, and what may be decided about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from autocompress.calibration import Calibration
+from autocompress.channels import ChannelGroups, find_groups
+from autocompress.components import Metric
+from autocompress.compress import LayerDatabase
+from autocompress.device import Device, open_device
+from autocompress.effects import Journal
+from autocompress.evaluation import Evaluator
+from autocompress.graph import BaseGraph
+from autocompress.preparation import prepare
+from autocompress.progress import Progress
+from autocompress.settings import Settings
+from autocompress.space import SearchSpace, build_space
+from autocompress.sparsity import CHANNEL
+from autocompress.task import Task, check_labels
+from autocompress.trial import Bench
+from autocompress.twin import verify_groups
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A task that is ready to be compressed.
+
+    Attributes:
+        identity: a name for people, then model, data and components: what measurements depend on; seed and effort may change.
+        groups: those that can be cut, and why the others cannot.
+    """
+
+    identity: Sequence[str]
+    groups: ChannelGroups
+    bench: Bench
+    space: SearchSpace
+    journal: Journal
+
+
+@contextmanager
+def open_workspace(task: Task, settings: Settings, progress: Progress) -> Iterator[Workspace]:
+    """The stages before anything is measured; at the end the runtime's process stops and what was only cached goes.
+
+    Raises:
+        ExportError: the model does not export.
+        DataError: labels do not fit the model's outputs.
+        ConfigError: nothing is left to decide.
+    """
+    cache = settings.folder / "cache"
+    with open_device(settings.components.target, torch.get_num_threads()) as device:
+        try:
+            yield _prepared(task, settings, device, progress)
+        finally:
+            shutil.rmtree(cache, ignore_errors=True)
+
+
+def _prepared(task: Task, settings: Settings, device: Device, progress: Progress) -> Workspace:
+    with progress.stage("export"):
+        task, graph = prepare(task, settings.components, settings.folder / "fp32.onnx")
+    _check_labels(task, settings.components.metric)
+    with progress.stage("channel groups"):
+        groups = _groups(task, graph, settings)
+    with progress.stage("calibration"):
+        bench = _bench(task, graph, groups, device, settings)
+        space = build_space(graph, settings.components, groups.groups, settings.space, bench.database)
+        bench.calibration.observe()
+    identity = _identity(task, graph, settings)
+    return Workspace(identity, groups, bench, space, Journal(settings.folder / "sensitivity.jsonl", identity))
+
+
+def _check_labels(task: Task, metric: Metric) -> None:
+    if metric.class_scores and not metric.against_reference:
+        with torch.no_grad():
+            check_labels(task, task.model(task.example_input[:1]).flatten(1).shape[1])
+
+
+def _groups(task: Task, graph: BaseGraph, settings: Settings) -> ChannelGroups:
+    """Channel groups, when some pruner may cut channels."""
+    if not settings.components.pruners or CHANNEL not in settings.space.structures:
+        return ChannelGroups()
+    example = task.example_input[:1]
+    found = find_groups(graph, task.model, example, settings.space.channel_multiple)
+    return verify_groups(graph, task.model, found, example, settings.components.target, settings.folder / "cache")
+
+
+def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, settings: Settings) -> Bench:
+    components = settings.components
+    calibration = Calibration(task, graph, components, settings.folder / "cache", settings.search.seed)
+    return Bench(
+        task=task,
+        graph=graph,
+        groups=groups.groups,
+        components=components,
+        calibration=calibration,
+        database=LayerDatabase(graph, calibration, components, groups.groups),
+        device=device,
+        evaluator=Evaluator.prepare(task, components.metric, graph, device, settings.folder / "cache"),
+        timing=settings.timing,
+        settings=settings.trial,
+    )
+
+
+def _identity(task: Task, graph: BaseGraph, settings: Settings) -> list[str]:
+    components = settings.components
+    configured = [*components.quantizers.values(), *components.pruners.values(), *components.recoveries]
+    configured += [components.observer, components.metric, components.target]
+    described = json.dumps([{component.name: dataclasses.asdict(component)} for component in configured])  # type: ignore[call-overload]
+    return [task.name, graph.digest, task.digest(), described]

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+import pytest
+from autocompress_plugins.affine import Int4, Int8
+from autocompress_plugins.sparse import Sparse
+from scipy.special import log_softmax
+
+from autocompress.budget import Budget
+from autocompress.channels import ChannelGroups
+from autocompress.compress import LayerDatabase
+from autocompress.effects import Journal, SensitivitySettings, measure_effects
+from autocompress.measured_problem import MeasuredProblem
+from autocompress.policy import Policy
+from autocompress.problem import Choices, Effect
+from autocompress.progress import Progress
+from autocompress.space import SearchSpace, SpaceSettings, build_space
+from autocompress.trial import Bench
+
+if TYPE_CHECKING:
+    from tests.conftest import Tiny
+
+
+@pytest.fixture
+def cut_bench(quick_bench: Bench, groups: ChannelGroups, tiny: Tiny) -> Bench:
+    components = replace(quick_bench.components, quantizers={"int8": Int8(), "int4": Int4()}, pruners={"sparse": Sparse()})
+    database = LayerDatabase(tiny.graph, tiny.calibration, components, groups.groups)
+    return replace(quick_bench, components=components, groups=groups.groups, database=database)
+
+
+@pytest.fixture
+def space(cut_bench: Bench) -> SearchSpace:
+    settings = SpaceSettings(sparsities=[0.5], structures=["channel"], channel_multiple=4)
+    return build_space(cut_bench.graph, cut_bench.components, cut_bench.groups, settings, cut_bench.database)
+
+
+@pytest.fixture
+def problem(cut_bench: Bench, space: SearchSpace, tmp_path: Path) -> MeasuredProblem:
+    journal = Journal(tmp_path / "sensitivity.jsonl", ["tiny"])
+    settings = SensitivitySettings(images=32, seconds=0.01)
+    return MeasuredProblem("size", Budget(), cut_bench.baseline(), cut_bench, space, settings, journal, Progress(quiet=True))
+
+
+def random_rows(space: SearchSpace, count: int) -> Choices:
+    random = np.random.default_rng(0)
+    return np.array([[random.integers(size) for size in space.sizes.values()] for _ in range(count)])
+
+
+def test_predicted_sizes_are_those_of_the_files(problem: MeasuredProblem, space: SearchSpace, tmp_path: Path) -> None:
+    """On policies that mix bits, float layers and removed channels; the tiny file is mostly graph, a real one is not."""
+    rows = random_rows(space, 12)
+    costs = problem.costs(rows, [])
+    whole = len(problem.bench.graph.data)
+    for row, ratio in zip(rows, costs.size_ratio, strict=True):
+        policy = space.policy(problem.indices(row))
+        size = problem.bench.build(policy, tmp_path / "candidate.onnx").artifact.size_bytes
+        assert abs(ratio * whole - size) < 0.06 * whole
+
+
+def test_effects_are_those_of_the_files(cut_bench: Bench, space: SearchSpace, tmp_path: Path, problem: MeasuredProblem) -> None:
+    """Loss and bytes of one option, against the file run by hand."""
+    effect: Effect = problem.effects()["inner.0"][-1]
+    artifact = cut_bench.build(space.alone("inner.0", space.sizes["inner.0"] - 1), tmp_path / "alone.onnx").artifact
+    images = cut_bench.task.sets["calibration"].inputs[:32]
+    ours, theirs = (
+        onnxruntime.InferenceSession(path).run(None, {"input": images})[0] for path in (artifact.path, cut_bench.graph.path)
+    )
+    p, q = log_softmax(theirs.astype(float), axis=1), log_softmax(ours.astype(float), axis=1)
+    labels = cut_bench.task.sets["calibration"].targets[:32]
+    assert effect.size_bytes == artifact.size_bytes
+    assert effect.divergence == pytest.approx(float((np.exp(p) * (p - q)).sum(1).mean()), rel=1e-3, abs=1e-7)
+    assert effect.drop == pytest.approx((theirs.argmax(1) == labels).mean() - (ours.argmax(1) == labels).mean())
+
+
+def test_options_of_fp32_do_nothing(problem: MeasuredProblem) -> None:
+    for effects in problem.effects().values():
+        assert effects[0] == Effect(0.0, 0.0, len(problem.bench.graph.data))
+
+
+def test_the_journal_answers_what_was_measured(cut_bench: Bench, space: SearchSpace, tmp_path: Path) -> None:
+    """A second process measures nothing, and a line that was cut off is measured again."""
+    path, settings, quiet = tmp_path / "tables.jsonl", SensitivitySettings(images=16), Progress(quiet=True)
+    first = measure_effects(cut_bench, space, settings, Journal(path, ["a"]), quiet)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20])
+    assert measure_effects(cut_bench, space, settings, Journal(path, ["a"]), quiet) == first
+    length = len(path.read_text().splitlines())
+    assert measure_effects(cut_bench, space, settings, Journal(path, ["a"]), quiet) == first
+    assert len(path.read_text().splitlines()) == length
+    assert Journal(path, ["b"]).get("effect on 16", Policy()) is None
+
+
+def test_options_that_compute_alike_are_timed_once(problem: MeasuredProblem) -> None:
+    fast = replace(problem, objective="latency")
+    ratios = fast.probes.ratios
+    assert set(ratios) == set(fast.parameters)
+    for name, layer in fast.space.layers.items():
+        integer = {ratio for ratio, option in zip(ratios[name], layer, strict=True) if option.quantizer is not None}
+        assert len(integer) == 1
+    assert all(options[0] == 1.0 for options in ratios.values())
+    assert not problem.probes.ratios

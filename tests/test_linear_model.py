@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+
+from autocompress.linear_model import LinearModel
+
+
+def model(observations: int) -> LinearModel:
+    random = np.random.default_rng(observations)
+    features = random.normal(size=(observations, 3))
+    values = features @ np.array([1.0, -2.0, 0.5]) + 0.1 * random.normal(size=observations)
+    return LinearModel(features, values, np.full(observations, 0.1), np.array([0.5, 0.0, 0.0]), np.array([1.0, 2.0, 0.5]))
+
+
+def posterior(known: LinearModel) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance by the textbook formula in coefficient space (Bishop 2006, 3.50 and 3.51)."""
+    precision = np.diag(known.prior_spread**-2.0) + known.features.T @ np.diag(known.noise**-2.0) @ known.features
+    pulled = known.prior_mean / known.prior_spread**2 + known.features.T @ (known.values / known.noise**2)
+    return np.linalg.solve(precision, pulled), np.linalg.inv(precision)
+
+
+def test_mean_and_spread_are_the_posterior() -> None:
+    known = model(20)
+    mean, covariance = posterior(known)
+    asked = np.random.default_rng(1).normal(size=(6, 3))
+    predicted, spread = known.predict(asked)
+    np.testing.assert_allclose(predicted, asked @ mean, rtol=1e-9)
+    np.testing.assert_allclose(spread, np.sqrt(np.einsum("ij,jk,ik->i", asked, covariance, asked)), rtol=1e-6)
+
+
+def test_without_observations_the_prior_speaks() -> None:
+    predicted, spread = model(0).predict(np.eye(3))
+    np.testing.assert_allclose(predicted, [0.5, 0.0, 0.0])
+    np.testing.assert_allclose(spread, [1.0, 2.0, 0.5])
+
+
+def test_left_out_predictions_are_those_of_a_model_without_the_observation() -> None:
+    known = model(9)
+    for index, predicted in enumerate(known.left_out()):
+        others = np.arange(9) != index
+        parts = (known.features[others], known.values[others], known.noise[others], known.prior_mean, known.prior_spread)
+        np.testing.assert_allclose(predicted, LinearModel(*parts).predict(known.features[[index]])[0][0], rtol=1e-8)
