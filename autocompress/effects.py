@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -41,8 +42,10 @@ class Journal:
     def __init__(self, path: Path, identity: Sequence[str]) -> None:
         self._path, self._identity = path, "|".join(identity)
         self._known: dict[str, dict[str, float]] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            if line.endswith("}"):
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        self._torn = bool(text) and not text.endswith("\n")
+        for line in text.splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # a line that a killed run did not finish
                 entry = json.loads(line)
                 self._known[entry.pop("key")] = entry
 
@@ -56,7 +59,8 @@ class Journal:
         self._known[key] = dict(values)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key, **values}) + "\n")
+            file.write("\n" * self._torn + json.dumps({"key": key, **values}) + "\n")
+        self._torn = False
 
     def _key(self, what: str, policy: Policy) -> str:
         return hashlib.sha256(f"{self._identity}|{what}|{policy.digest}".encode()).hexdigest()[:24]

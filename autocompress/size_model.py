@@ -18,6 +18,9 @@ from autocompress.space import CHANNELS, SearchSpace
 
 Array = NDArray[np.float64]
 
+GRAPH_BYTES = (0.0, 500.0)
+"""Prior mean and standard deviation of what any file takes more than FP32's, which is written in another way."""
+
 LAYER_BYTES = (-40.0, 60.0)
 """Prior mean and standard deviation of what a file of many coded layers takes more for each than the files of one do: they
 share the quantizers of the tensors between them."""
@@ -44,7 +47,7 @@ class SizeModel:
 
     def predict(self, choices: Choices, known: Choices, sizes: Array) -> tuple[Array, Array]:
         """Bytes and their standard deviation, each shape (N,), after the sizes of `known` policies, shape (M,)."""
-        priors = np.array([LAYER_BYTES, CUT_BYTES])
+        priors = np.array([GRAPH_BYTES, LAYER_BYTES, CUT_BYTES])
         noise = MISFIT * sizes + 1.0
         model = LinearModel(self._counts(known), sizes - self._added(known), noise, priors[:, 0], priors[:, 1])
         correction, spread = model.predict(self._counts(choices))
@@ -61,10 +64,16 @@ class SizeModel:
         return total
 
     def _counts(self, choices: Choices) -> Array:
-        """Coded layers and cut layers of each policy, shape (N, 2)."""
-        coded = sum((self._saved[name] != 0)[choices[:, self._columns[name]]] for name in self._saved)
+        """1, coded layers and cut layers of each policy, shape (N, 3)."""
+        coded = sum(table[choices[:, self._columns[name]]] for name, table in self._coded.items())
         cut = sum(self._left(name, choices) < 1 for name in self.graph.layers)
-        return np.stack([np.broadcast_to(count, len(choices)) for count in (coded, cut)], axis=1).astype(np.float64)
+        return np.stack([np.broadcast_to(count, len(choices)) for count in (1, coded, cut)], axis=1).astype(np.float64)
+
+    @cached_property
+    def _coded(self) -> dict[str, NDArray[np.int64]]:
+        """Layer that is searched to whether each of its options has codes."""
+        searched = {name: options for name, options in self.space.layers.items() if name in self._columns}
+        return {name: np.array([int(o.quantizer is not None) for o in options]) for name, options in searched.items()}
 
     @cached_property
     def _columns(self) -> dict[str, int]:

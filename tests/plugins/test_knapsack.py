@@ -69,9 +69,9 @@ def test_trials_correct_wrong_tables() -> None:
     for seed in range(3):
         problem = made("accuracy", TIGHT, seed, table_error=1.4)
         figures = found(Knapsack(), problem, 30)
-        gains.append(best(figures[:1], problem) - best(figures, problem))
+        gains.append(1 - best(figures, problem) / best(figures[:1], problem))
     assert all(gain >= 0 for gain in gains)
-    assert np.median(gains) > 0.002
+    assert np.median(gains) > 0.05
 
 
 def test_the_front_is_spread() -> None:

@@ -19,13 +19,7 @@ Array = NDArray[np.float64]
 Choices = NDArray[np.int64]
 
 PARAMETER_ERROR, OPTION_ERROR = 0.35, 0.2
-"""Relative standard deviations of a good table: of all options of a parameter together, and of each."""
-
-TABLE_QUALITIES = (0.5, 1.0, 2.0, 4.0)
-"""Multiples of these errors of which the trials choose the most likely: a table may be better, or nearly useless."""
-
-ENOUGH = 5
-"""Trials before the quality of the tables is judged."""
+"""Relative standard deviations of a measured table: of all options of a parameter together, and of each."""
 
 RESIDUAL, REACH = 0.15, 6.0
 """The residual's standard deviation as a share of the prediction, and the number of changes over which it fades."""
@@ -54,7 +48,6 @@ class LossSurrogate:
         self._choices, self._losses = choices[useful], losses[useful]
         self._padded = _padded(tables)
         self._padded *= self._scale()
-        self._quality = max(TABLE_QUALITIES, key=self._likelihood) if len(self._losses) >= ENOUGH else 1.0
 
     def _scale(self) -> float:
         """The ratio of trials to tables; 1 without trials."""
@@ -67,19 +60,12 @@ class LossSurrogate:
         sums: Array = self._padded[np.arange(choices.shape[1]), choices]
         return sums
 
-    def _likelihood(self, quality: float) -> float:
-        """Logarithm of the marginal likelihood of the measured losses, without constants."""
-        ours = self._table_sums(self._choices)
-        residual = self._losses - ours.sum(axis=1)
-        factor, lower = self._factored(quality)
-        return float(-0.5 * residual @ cho_solve((factor, lower), residual) - np.log(np.diag(factor)).sum())
-
     def predict(self, choices: Choices) -> Array:
         """Posterior mean, shape (M,)."""
         single, (ours, weights) = self._table_sums(choices), self._evidence
-        covariance = self._quality**2 * self._additive(choices, single, ours) + self._residual(choices, single.sum(axis=1))
+        covariance = self._additive(choices, single, ours) + self._residual(choices, single.sum(axis=1))
         total: Array = single.sum(axis=1) + covariance @ weights
-        return np.maximum(total, 0.0)
+        return np.asarray(np.maximum(total, 0.0))
 
     def draw(self, random: np.random.Generator, spread: float) -> tuple[Array, Array]:
         """One possible set of tables, shape (P, options), with the residual's weights for `drawn`.
@@ -89,13 +75,12 @@ class LossSurrogate:
         """
         shape = self._padded.shape
         errors = PARAMETER_ERROR * random.normal(size=(shape[0], 1)) + OPTION_ERROR * random.normal(size=shape)
-        prior = self._padded * (1 + spread * self._quality * errors)
+        prior = self._padded * (1 + spread * errors)
         ours, _ = self._evidence
         drawn = prior[np.arange(shape[0]), self._choices].sum(axis=1)
         noise = spread * self._noise * random.normal(size=len(drawn))
         weights = cho_solve(self._factor, self._losses - drawn - noise) if len(drawn) else np.zeros(0)
-        drawn_tables = np.maximum(prior + self._quality**2 * self._shift(ours, weights), 0.0)
-        return drawn_tables, weights
+        return np.maximum(prior + self._shift(ours, weights), 0.0), weights
 
     def drawn(self, tables: Array, weights: Array, choices: Choices) -> Array:
         """Losses of policies under a draw, shape (M,)."""
@@ -135,19 +120,10 @@ class LossSurrogate:
 
     @cached_property
     def _factor(self) -> tuple[Array, bool]:
-        return self._factored(self._quality)
-
-    def _factored(self, quality: float) -> tuple[Array, bool]:
-        """Cholesky factor of the covariance of the measured losses."""
-        additive, residual = self._covariances
-        covariance = quality**2 * additive + residual + np.diag(np.square(self._noise))
-        factor: tuple[Array, bool] = cho_factor(covariance, lower=True)
-        return factor
-
-    @cached_property
-    def _covariances(self) -> tuple[Array, Array]:
         ours = self._table_sums(self._choices)
-        return self._additive(self._choices, ours, ours), self._residual(self._choices, ours.sum(axis=1))
+        covariance = self._additive(self._choices, ours, ours) + self._residual(self._choices, ours.sum(axis=1))
+        factor: tuple[Array, bool] = cho_factor(covariance + np.diag(np.square(self._noise)), lower=True)
+        return factor
 
     @cached_property
     def _evidence(self) -> tuple[Array, Array]:
