@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,8 @@ class SearchSettings:
     """How long and how the search looks.
 
     Attributes:
-        trials: finished trials of the study, earlier runs included; interrupted ones do not count.
+        trials: finished trials of the study, earlier runs included; interrupted ones do not count. A search ends earlier when
+            every policy of its space was tried.
         timeout: seconds of this run after which no trial is started; None: no limit.
         seed: seed of everything random.
         seeds: paths of policies to try first, besides the built-in ones.
@@ -93,6 +95,8 @@ def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener:
     run.progress.begin_trials(Quality.of(run.bench.components.metric))
     try:
         while len(records) < run.settings.trials and not _is_over(start, run.settings.timeout):
+            if _is_exhausted(records, space):
+                break
             trial = study.ask()
             record = _measure(run, trial.number, trial.user_attrs.get(KIND, "trial"), space.policy(trial.params), records)
             study.tell(trial, record)
@@ -129,6 +133,12 @@ def _uneven_shares(bench: Bench, space: SearchSpace) -> list[Shares]:
 
 def _is_over(start: float, timeout: float | None) -> bool:
     return timeout is not None and time.monotonic() - start > timeout
+
+
+def _is_exhausted(records: Sequence[TrialRecord], space: SearchSpace) -> bool:
+    """Whether every policy of the space was tried."""
+    policies = math.prod(space.sizes.values())
+    return len(records) >= policies and len({record.policy.digest for record in records}) >= policies
 
 
 def candidate_path(folder: Path, number: int) -> Path:

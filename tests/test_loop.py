@@ -144,6 +144,14 @@ def test_same_policy_is_measured_once(search: Search) -> None:
     assert [trial.number for trial in search.stored()] == list(range(12))
 
 
+def test_ends_when_every_policy_was_tried(search: Search) -> None:
+    """Three options of one layer."""
+    search.include = ["head"]
+    records = search.run(40).records
+    assert {record.policy.layers.get("head") for record in records} == {None, INT8, INT4}
+    assert records[-1].policy not in [record.policy for record in records[:-1]]
+
+
 def test_resumes_where_it_stopped(search: Search) -> None:
     first = search.run(2).records
     search.heard.clear()

@@ -58,7 +58,7 @@ def test_bundled_components_are_all_there() -> None:
             *("accuracy", "agreement", "cosine", "f1", "function", "kl", "mean_iou", "squared_error", "top5"),
         ],
         "target": ["onnxruntime"],
-        "sampler": ["random", "tpe"],
+        "sampler": ["gp", "grid", "nsgaii", "random", "tpe"],
         "tracking": ["mlflow"],
     }
 
@@ -194,8 +194,13 @@ def test_unknown_component_of_a_kind_that_has_none() -> None:
         load_registry([]).component("pruner", "sparse")
 
 
-WORDS = {"candidate.py": {"int4", "sparse"}, "space.py": {"global"}, "testing.py": {"int8", "squared_error"}}
-"""Words that mean something else there: how a weight is stored, the scope of a share, and made-up records."""
+WORDS = {
+    "__init__.py": {"grid"},
+    "candidate.py": {"int4", "sparse"},
+    "space.py": {"global"},
+    "testing.py": {"int8", "squared_error"},
+}
+"""Words that mean something else there: a module, how a weight is stored, the scope of a share, and made-up records."""
 
 FIGURE = "accuracy"
 """An objective, a gate and a measured figure, besides a metric."""

@@ -32,6 +32,9 @@ COMPONENTS = {
     "function": [("metric", "function")],
     "tpe": [("sampler", "tpe")],
     "random_search": [("sampler", "random")],
+    "nsgaii": [("sampler", "nsgaii")],
+    "gp": [("sampler", "gp")],
+    "grid": [("sampler", "grid")],
 }
 
 
