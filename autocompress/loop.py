@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from autocompress.allocation import allocate
 from autocompress.budget import Budget
 from autocompress.errors import ConfigError
 from autocompress.policy import Policy, load_policy
+from autocompress.problem import Problem
 from autocompress.progress import Progress
 from autocompress.quality import Quality
 from autocompress.record import Kind, Objective, TrialRecord
-from autocompress.seeds import Shares, seed_policies
 from autocompress.selection import pareto_front, ranked
 from autocompress.space import SearchSpace
+from autocompress.start import STARTS, start_batches
 from autocompress.study import KIND, SearchStudy
 from autocompress.trial import Bench, run_trial
 
@@ -34,6 +34,9 @@ class SearchSettings:
         timeout: seconds of this run after which no trial is started; None: no limit.
         seed: seed of everything random.
         seeds: paths of policies to try first, besides the built-in ones.
+        start: built-in policies to try first, for at most half of the trials: `none`; `uniform`: one for each bit-width and
+            mode; `rules`: those, mixes of them, and each way of pruning; `tables`: the uniform ones, then the best by the
+            measured effects of single options.
         keep: candidates' files that stay: none, pareto (the front of accuracy, latency and size), all.
         finalists: best trials whose files are measured again, longer, before one is chosen.
         recoverable_drop: loss of accuracy beyond the budget that recoveries for finalists (fine-tuning) may win back.
@@ -43,6 +46,7 @@ class SearchSettings:
     timeout: float | None = None
     seed: int = 0
     seeds: list[str] = field(default_factory=list)
+    start: str = "rules"
     keep: str = "none"
     finalists: int = 3
     recoverable_drop: float = 0.1
@@ -53,6 +57,8 @@ class SearchSettings:
                 raise ConfigError(f"search.{name}={getattr(self, name)}: expected at least 1")
         if self.keep not in KEEP:
             raise ConfigError(f"search.keep='{self.keep}': expected one of {', '.join(KEEP)}")
+        if self.start not in STARTS:
+            raise ConfigError(f"search.start='{self.start}': expected one of {', '.join(STARTS)}")
 
 
 @dataclass(frozen=True)
@@ -76,10 +82,11 @@ Listener = Callable[[TrialRecord], object]
 
 @dataclass(frozen=True)
 class SearchRun:
-    """One run of a search: what measures, what is looked for, how long, and where files go."""
+    """One run of a search: what measures, what is looked for, what is known of it, how long, and where files go."""
 
     bench: Bench
     goal: Goal
+    problem: Problem
     settings: SearchSettings
     folder: Path
     progress: Progress
@@ -88,8 +95,7 @@ class SearchRun:
 def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener: Listener) -> Outcome:
     """Run trials until the study has enough of them, the time is over, or the user interrupts."""
     study.close_interrupted()
-    for policy in _seeds(run, space):
-        study.enqueue_seed(space.indices(policy))
+    batches = _batches(run, space)
     records = study.records()
     started_at, start = len(records), time.monotonic()
     run.progress.begin_trials(Quality.of(run.bench.components.metric))
@@ -97,6 +103,7 @@ def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener:
         while len(records) < run.settings.trials and not _is_over(start, run.settings.timeout):
             if _is_exhausted(records, space):
                 break
+            _enqueue(study, space, batches)
             trial = study.ask()
             record = _measure(run, trial.number, trial.user_attrs.get(KIND, "trial"), space.policy(trial.params), records)
             study.tell(trial, record)
@@ -112,23 +119,20 @@ def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener:
     return Outcome(records, interrupted=False)
 
 
-def _seeds(run: SearchRun, space: SearchSpace) -> list[Policy]:
+def _batches(run: SearchRun, space: SearchSpace) -> Iterator[Sequence[Policy]]:
     """The user's policies, then the built-in ones for at most half of the trials."""
-    own = [load_policy(Path(path)) for path in run.settings.seeds]
-    found = seed_policies(space, run.bench.graph.layers, _uneven_shares(run.bench, space))
-    return [*own, *found[: max(1, run.settings.trials // 2)]]
+    yield [load_policy(Path(path)) for path in run.settings.seeds]
+    yield from start_batches(run.settings.start, run.bench, space, run.problem, max(1, run.settings.trials // 2))
 
 
-def _uneven_shares(bench: Bench, space: SearchSpace) -> list[Shares]:
-    """For each pruner and share that the space offers, that share of all channels together."""
-    groups = {name: group for name, group in bench.groups.items() if name in space.channels}
-    ways = {(option.pruner, option.sparsity) for options in space.channels.values() for option in options}
-    layers = {entry.module for group in groups.values() for entry in group.entries}
-    return [
-        (pruner, allocate(groups, bench.graph.layers, {name: bench.database.score(pruner, name) for name in layers}, share))
-        for pruner, share in sorted(ways, key=str)
-        if pruner is not None
-    ]
+def _enqueue(study: SearchStudy, space: SearchSpace, batches: Iterator[Sequence[Policy]]) -> None:
+    """Queue the next policies when none is waiting; there may be none left, or all of them known."""
+    while not study.has_waiting:
+        batch = next(batches, None)
+        if batch is None:
+            return
+        for policy in batch:
+            study.enqueue_seed(space.indices(policy))
 
 
 def _is_over(start: float, timeout: float | None) -> bool:

@@ -31,14 +31,29 @@ def seed_policies(space: SearchSpace, layers: Mapping[str, Layer], shares: Seque
     Args:
         shares: ways of removing channels unevenly, each a pruner and the share of each group.
     """
-    ladders = [[_uniform(space, bits, mode) for bits in _levels(space)] for mode in _modes(space)]
+    ladders = _ladders(space)
     uniform = [choice for ladder in ladders for choice in ladder]
     edges = [{**uniform[0], **edge} for edge in _float_edges(space)] if uniform else []
     mixes = [_mix(*pair, layers, share) for ladder in ladders for pair in pairwise(ladder) for share in MIXES]
     base = uniform[0] if uniform else {}
     policies = [_policy(choice) for choice in [*uniform, *edges, *mixes, *_pruned(space, base)]]
     policies += [_policy(base, cut) for cut in [*_uneven_cuts(space, shares), *_channel_cuts(space)]]
+    return _distinct(policies)
+
+
+def uniform_policies(space: SearchSpace) -> list[Policy]:
+    """One for each bit-width and way of computing, the most precise first."""
+    return _distinct([_policy(choice) for ladder in _ladders(space) for choice in ladder])
+
+
+def _distinct(policies: Sequence[Policy]) -> list[Policy]:
+    """Each once, and not FP32."""
     return list({policy.digest: policy for policy in policies if policy != Policy()}.values())
+
+
+def _ladders(space: SearchSpace) -> list[list[Choice]]:
+    """For each way of computing the uniform choices, the most precise first."""
+    return [[_uniform(space, bits, mode) for bits in _levels(space)] for mode in _modes(space)]
 
 
 def _policy(layers: Choice, channels: Mapping[str, ChannelPolicy] | None = None) -> Policy:

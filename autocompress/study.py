@@ -74,6 +74,11 @@ class SearchStudy:
         """Try these parameters early, unless they were queued or tried before."""
         self._study.enqueue_trial(indices, user_attrs={KIND: "seed"}, skip_if_exists=True)
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether parameters are queued that nobody has asked for yet."""
+        return any(trial.state == TrialState.WAITING for trial in self._trials())
+
     def ask(self) -> Trial:
         """The next trial, queued or sampled."""
         return self._study.ask(self._space.distributions)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from autocompress import Budget, LayerPolicy, Measurement, Policy, SearchResult, Task, TrialRecord
+from autocompress import Budget, LayerPolicy, Measurement, Policy, SearchResult, SyntheticProblem, Task, TrialRecord
 from autocompress.artifact import sha256_of
 from autocompress.candidate import build, load_state
 from autocompress.conclusion import conclude
@@ -48,7 +48,8 @@ def concluded(quick_bench: Bench, baseline: Measurement, tiny: Any, tmp_path: Pa
         scored = [replace(record, violations=goal.budget.violations(record.measurement)) for record in records]
         outcome = Outcome(scored, interrupted)
         settings = SearchSettings(finalists=finalists)
-        run = SearchRun(replace(quick_bench, task=task), goal, settings, tmp_path, Progress(io.StringIO()))
+        bench = replace(quick_bench, task=task)
+        run = SearchRun(bench, goal, SyntheticProblem({}), settings, tmp_path, Progress(io.StringIO()))
         return conclude(run, outcome, baseline)
 
     return concluded

@@ -15,8 +15,10 @@ from autocompress_plugins.affine import Affine, Int4, Int8
 from autocompress import Budget, LayerPolicy, Measurement, Policy, QuantizedTensor, TrialRecord
 from autocompress.artifact import sha256_of
 from autocompress.compress import LayerDatabase
+from autocompress.effects import Journal, SensitivitySettings
 from autocompress.errors import ConfigError, PolicyError
 from autocompress.loop import Goal, Outcome, SearchRun, SearchSettings, run_trials
+from autocompress.measured_problem import MeasuredProblem
 from autocompress.policy import SavedPolicy
 from autocompress.progress import Progress
 from autocompress.record import Objective
@@ -72,8 +74,14 @@ class Search:
 
     def run(self, trials: int, listener: Callable[[TrialRecord], object] | None = None, **settings: Any) -> Outcome:
         effort = SearchSettings(trials=trials, **settings)
-        search_run = SearchRun(self.bench, self.goal, effort, self.folder, Progress(self.stream))
+        search_run = SearchRun(self.bench, self.goal, self.problem(), effort, self.folder, Progress(self.stream))
         return run_trials(search_run, self.study(), self.space(), listener or self.heard.append)
+
+    def problem(self) -> MeasuredProblem:
+        journal = Journal(self.folder / "sensitivity.jsonl", ["tiny"])
+        few = SensitivitySettings(images=16)
+        goal, progress = self.goal, Progress(self.stream)
+        return MeasuredProblem(goal.objective, goal.budget, self.bench, self.space(), few, journal, progress)
 
     def seeds(self, *policies: Policy) -> list[str]:
         """Paths of policies to try first."""
@@ -114,6 +122,27 @@ def test_seeds_come_first_for_half_of_the_trials(search: Search) -> None:
     assert [record.kind for record in outcome.records] == ["seed", "seed", "trial", "trial"]
     assert outcome.records[0].policy == Policy({"head": INT8, "outer.0": INT8})
     assert outcome.records[1].policy == Policy({"head": INT4, "outer.0": INT4})
+
+
+@pytest.mark.parametrize(("start", "seeds"), [("none", 0), ("uniform", 2), ("rules", 5), ("tables", 3)])
+def test_what_a_search_starts_with(search: Search, start: str, seeds: int) -> None:
+    """Both layers in one width; by rules also one of them in float, and a mix; by the tables one that is not uniform."""
+    records = search.run(10, start=start).records
+    assert [record.kind for record in records].count("seed") == seeds
+    assert [record.kind for record in records[:seeds]] == ["seed"] * seeds
+    uniform = [Policy({"head": INT8, "outer.0": INT8}), Policy({"head": INT4, "outer.0": INT4})]
+    assert [record.policy for record in records[: min(seeds, 2)]] == uniform[: min(seeds, 2)]
+
+
+def test_tables_are_measured_after_the_uniform_policies(search: Search) -> None:
+    """The first answers come at once, and what the tables propose is best by their own figures."""
+    table = search.folder / "sensitivity.jsonl"
+    existed = []
+    records = search.run(10, listener=lambda _: existed.append(table.exists()), start="tables").records
+    assert existed[:3] == [False, False, True]
+    effects = search.problem().effects()
+    cheapest = min(effects, key=lambda name: effects[name][1].divergence)
+    assert Policy({cheapest: INT8}) in [record.policy for record in records[:5]]
 
 
 def test_policies_of_the_user_come_before_all(search: Search) -> None:
@@ -281,6 +310,7 @@ def test_person_is_told_each_trial_and_the_best(search: Search) -> None:
     [
         ({"trials": 0}, r"search\.trials=0: expected at least 1"),
         ({"finalists": -1}, r"search\.finalists=-1: expected at least 1"),
+        ({"start": "tpe"}, r"search\.start='tpe': expected one of none, uniform, rules, tables"),
         ({"keep": "some"}, r"search\.keep='some': expected one of none, pareto, all"),
     ],
 )

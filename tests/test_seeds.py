@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from autocompress import ChannelPolicy, Layer, LayerPolicy, Policy
-from autocompress.seeds import MIXES, seed_policies
+from autocompress.seeds import MIXES, seed_policies, uniform_policies
 from autocompress.space import SearchSpace
 from autocompress.testing import make_layer
 
@@ -27,6 +27,11 @@ def test_uniform_policies_come_first_the_most_precise_before_the_others() -> Non
     first, second = seed_policies(MIXED, LAYERS)[:2]
     assert first == Policy(dict.fromkeys(LAYERS, INT8))
     assert second == Policy(dict.fromkeys(LAYERS, INT4))
+
+
+def test_uniform_policies_alone_are_those_the_seeds_begin_with() -> None:
+    assert uniform_policies(MIXED) == seed_policies(MIXED, LAYERS)[:2]
+    assert uniform_policies(SearchSpace(dict.fromkeys(LAYERS, (FLOAT,)), {})) == []
 
 
 def test_first_and_last_layer_are_tried_in_float() -> None:
