@@ -32,7 +32,8 @@ class Measurement:
 
     `accuracy` is the value of the task's metric on `images` examples; `accuracy_drop` is the FP32 file's value on the very
     same examples minus it, in the metric's own unit (of a share such as top-1 accuracy, 0.01 is one point); `divergence` is the
-    mean distance of the outputs from FP32's on them (`autocompress.distance.output_divergence`).
+    mean distance of the outputs from FP32's on them (`autocompress.distance.output_divergence`); `accuracy_drop_spread` is the
+    standard error of the drop.
     """
 
     size_bytes: int | None = None
@@ -44,6 +45,7 @@ class Measurement:
     images: int = 0
     latency: Latency | None = None
     divergence: float | None = None
+    accuracy_drop_spread: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

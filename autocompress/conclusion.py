@@ -56,7 +56,7 @@ def conclude(run: SearchRun, outcome: Outcome, baseline: Measurement) -> SearchR
         versions={},
         device="",
         minimum_runtime={},
-        reasons=[*why, *reasons, *overhead_notes(outcome.records)],
+        reasons=[*why, *reasons, *overhead_notes(outcome.records), outcome.ended],
         quality=quality,
     )
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autocompress.budget import Budget
+from autocompress.ending import Ending
 from autocompress.errors import ConfigError
+from autocompress.history import History
 from autocompress.policy import Policy, load_policy
 from autocompress.problem import Problem
 from autocompress.progress import Progress
 from autocompress.quality import Quality
 from autocompress.record import Kind, Objective, TrialRecord
-from autocompress.selection import pareto_front, ranked
 from autocompress.space import SearchSpace
 from autocompress.start import STARTS, start_batches
 from autocompress.study import KIND, SearchStudy
@@ -29,9 +29,11 @@ class SearchSettings:
     """How long and how the search looks.
 
     Attributes:
-        trials: finished trials of the study, earlier runs included; interrupted ones do not count. A search ends earlier when
-            every policy of its space was tried.
+        trials: finished trials of the study, earlier runs and those of other budgets included; interrupted and repeated ones do
+            not count. A search ends earlier when every policy of its space was tried.
         timeout: seconds of this run after which no trial is started; None: no limit.
+        patience: trials in a row that brought nothing better (for `pareto`: no gain of the front) after which no further one is
+            started; counted once something fits the budget. None: no limit.
         seed: seed of everything random.
         seeds: paths of policies to try first, besides the built-in ones.
         start: built-in policies to try first, for at most half of the trials: `none`; `uniform`: one for each bit-width and
@@ -44,6 +46,7 @@ class SearchSettings:
 
     trials: int = 40
     timeout: float | None = None
+    patience: int | None = None
     seed: int = 0
     seeds: list[str] = field(default_factory=list)
     start: str = "rules"
@@ -52,8 +55,8 @@ class SearchSettings:
     recoverable_drop: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("trials", "finalists"):
-            if getattr(self, name) < 1:
+        for name in ("trials", "finalists", "patience"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"search.{name}={getattr(self, name)}: expected at least 1")
         if self.keep not in KEEP:
             raise ConfigError(f"search.keep='{self.keep}': expected one of {', '.join(KEEP)}")
@@ -71,10 +74,11 @@ class Goal:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Every finished trial, and whether the user stopped the run."""
+    """Every finished trial, whether the user stopped the run, and one sentence on why it ended."""
 
     records: list[TrialRecord]
     interrupted: bool
+    ended: str
 
 
 Listener = Callable[[TrialRecord], object]
@@ -93,30 +97,36 @@ class SearchRun:
 
 
 def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener: Listener) -> Outcome:
-    """Run trials until the study has enough of them, the time is over, or the user interrupts."""
+    """Run trials until the study has enough of them, the time is over, nothing is gained, or the user interrupts."""
     study.close_interrupted()
+    history = History(run.goal.objective, study.records())
+    settings, policies = run.settings, math.prod(space.sizes.values())
+    ending = Ending(settings.trials, settings.timeout, settings.patience, policies)
     batches = _batches(run, space)
-    records = study.records()
-    started_at, start = len(records), time.monotonic()
-    run.progress.begin_trials(Quality.of(run.bench.components.metric))
+    run.progress.begin_trials(Quality.of(run.bench.components.metric), settings.timeout)
     try:
-        while len(records) < run.settings.trials and not _is_over(start, run.settings.timeout):
-            if _is_exhausted(records, space):
-                break
+        while (reason := ending.reason(history)) is None:
             _enqueue(study, space, batches)
-            trial = study.ask()
-            record = _measure(run, trial.number, trial.user_attrs.get(KIND, "trial"), space.policy(trial.params), records)
-            study.tell(trial, record)
-            records.append(record)
+            record = _next(run, study, space, history)
+            ending.proposed(known=record.kind == "repeated")
             listener(record)
-            run.progress.trial(record, len(records), started_at, run.settings.trials, _leader(records, run.goal))
-            _clean(run, records)
+            run.progress.trial(record, history.count, settings.trials, history.leader)
+            _clean(run, history)
     except KeyboardInterrupt:
         study.close_interrupted()
-        records = study.records()
-        _clean(run, records)
-        return Outcome(records, interrupted=True)
-    return Outcome(records, interrupted=False)
+        history = History(run.goal.objective, study.records())
+        _clean(run, history)
+        return Outcome(history.records, True, ending.stopped(history))
+    return Outcome(history.records, False, reason)
+
+
+def _next(run: SearchRun, study: SearchStudy, space: SearchSpace, history: History) -> TrialRecord:
+    """One trial, stored."""
+    trial = study.ask()
+    record = _measure(run, trial.number, trial.user_attrs.get(KIND, "trial"), space.policy(trial.params), history)
+    study.tell(trial, record)
+    history.add(record)
+    return record
 
 
 def _batches(run: SearchRun, space: SearchSpace) -> Iterator[Sequence[Policy]]:
@@ -135,48 +145,35 @@ def _enqueue(study: SearchStudy, space: SearchSpace, batches: Iterator[Sequence[
             study.enqueue_seed(space.indices(policy))
 
 
-def _is_over(start: float, timeout: float | None) -> bool:
-    return timeout is not None and time.monotonic() - start > timeout
-
-
-def _is_exhausted(records: Sequence[TrialRecord], space: SearchSpace) -> bool:
-    """Whether every policy of the space was tried."""
-    policies = math.prod(space.sizes.values())
-    return len(records) >= policies and len({record.policy.digest for record in records}) >= policies
-
-
 def candidate_path(folder: Path, number: int) -> Path:
     """Where the file of a trial lies while it is needed."""
     return folder / "candidates" / f"t{number:04d}.onnx"
 
 
-def _measure(run: SearchRun, number: int, kind: Kind, policy: Policy, records: Sequence[TrialRecord]) -> TrialRecord:
+def _measure(run: SearchRun, number: int, kind: Kind, policy: Policy, history: History) -> TrialRecord:
     """Measure the policy, or copy the figures when the very same policy was measured before."""
-    known = next((r for r in records if r.policy.digest == policy.digest and r.state != "failed"), None)
+    known = history.known(policy)
     if known is not None:
-        return replace(known, number=number, kind=kind, reason=f"same policy as trial {known.number}", seconds={})
+        return replace(known, number=number, kind="repeated", reason=f"same policy as trial {known.number}", seconds={})
     path = candidate_path(run.folder, number)
-    return run_trial(run.bench, policy, run.goal.budget, lambda: _floor(run, records), number, kind, path)
+    return run_trial(run.bench, policy, run.goal.budget, lambda: _floor(run, history), number, kind, path)
 
 
-def _floor(run: SearchRun, records: Sequence[TrialRecord]) -> float | None:
+def _floor(run: SearchRun, history: History) -> float | None:
     """The largest drop that could still win: the budget's, or the best candidate's; more where finalists are recovered."""
     recoverable = run.settings.recoverable_drop if run.bench.components.slow_recoveries else 0.0
     if run.goal.budget.accuracy_drop is not None:
         return run.goal.budget.accuracy_drop + recoverable
-    best = _leader(records, run.goal)
+    best = history.leader
     if best is None or best.measurement.accuracy_drop is None or run.goal.objective != "accuracy":
         return None
     return best.measurement.accuracy_drop + recoverable
 
 
-def _leader(records: Sequence[TrialRecord], goal: Goal) -> TrialRecord | None:
-    return next(iter(ranked(records, goal.objective)), None)
-
-
-def _clean(run: SearchRun, records: Sequence[TrialRecord]) -> None:
+def _clean(run: SearchRun, history: History) -> None:
     """Remove candidates' files that are not to be kept."""
-    choices = {"none": set[int](), "pareto": {r.number for r in pareto_front(records)}, "all": {r.number for r in records}}
+    kept = {"none": [], "pareto": history.front, "all": history.records}[run.settings.keep]
+    numbers = {record.number for record in kept}
     for path in (run.folder / "candidates").glob("t*.onnx"):
-        if int(path.stem[1:]) not in choices[run.settings.keep]:
+        if int(path.stem[1:]) not in numbers:
             path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from autocompress.budget import Measurement
+from autocompress.pace import Pace
 from autocompress.quality import Quality
 from autocompress.record import TrialRecord
 
@@ -42,13 +43,17 @@ def describe_policy(record: TrialRecord) -> str:
     return " ".join(part for part in parts if part)
 
 
+ESTIMATE_AFTER = 3
+"""Trials that are measured before the time of all is told."""
+
+
 class Progress:
     """Prints stages and trials with the best so far and the time left."""
 
     def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
         self._stream = stream or sys.stderr
         self._quiet = quiet
-        self._start = time.monotonic()
+        self._pace = Pace(None)
         self._quality = Quality()
 
     @contextmanager
@@ -59,22 +64,26 @@ class Progress:
         yield
         self._line(f"{name}: {time.monotonic() - start:.1f} s")
 
-    def begin_trials(self, quality: Quality) -> None:
-        """Start the clock of the trials, whose accuracies are values of this metric."""
-        self._start, self._quality = time.monotonic(), quality
+    def begin_trials(self, quality: Quality, timeout: float | None = None) -> None:
+        """Start the clock of the trials, whose accuracies are values of this metric, and which end after so many seconds."""
+        self._pace, self._quality = Pace(timeout), quality
 
-    def trial(self, record: TrialRecord, done: int, started_at: int, total: int, best: TrialRecord | None) -> None:
-        """One finished trial.
-
-        Args:
-            done: finished trials of the study, `started_at` of them before this run.
-        """
-        each = (time.monotonic() - self._start) / max(1, done - started_at)
-        left = f"{each * max(0, total - done) / 60:.1f} min left"
+    def trial(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:
+        """One finished trial, the study's `done`-th of `total`."""
+        self._pace.trial(record.is_measured)
         outcome = self._described(record) if record.state == "complete" else f"{record.state} at {record.gate}"
         outcome = f"{describe_policy(record)}: {outcome}"
         leader = f"best t{best.number:04d}: {self._described(best)}" if best else "nothing within the budget yet"
-        self._line(f"[{done}/{total}] t{record.number:04d} {outcome} | {leader} | {left}")
+        seconds = self._pace.seconds(total - done)
+        left = f" | {seconds / 60:.1f} min left" if seconds is not None else ""
+        self._line(f"[{done}/{total}] t{record.number:04d} {outcome} | {leader}{left}")
+        if record.is_measured and self._pace.measured == ESTIMATE_AFTER:
+            self._estimate(total - done)
+
+    def _estimate(self, wanted: int) -> None:
+        seconds, trials = self._pace.seconds(wanted), self._pace.trials(wanted)
+        if seconds and trials:
+            self._line(f"about {seconds / 60:.1f} minutes for {trials} more trials")
 
     def _described(self, record: TrialRecord) -> str:
         return describe(record.measurement, self._quality)

@@ -14,7 +14,7 @@ from autocompress.quality import Quality
 
 State = Literal["complete", "pruned", "failed"]
 Gate = Literal["build", "size", "check", "latency", "accuracy", "done"]
-Kind = Literal["baseline", "seed", "trial", "final"]
+Kind = Literal["baseline", "seed", "trial", "repeated", "imported", "final"]
 Status = Literal["feasible", "unproven", "infeasible", "not_worth_it", "interrupted"]
 Objective = Literal["accuracy", "latency", "size", "pareto"]
 
@@ -105,8 +105,10 @@ class TrialRecord:
     """What happened in one trial, failures included.
 
     Attributes:
+        kind: `seed` was queued, `trial` proposed by the sampler; `repeated`: the same policy as an earlier trial, whose figures
+            these are; `imported`: measured for another budget or objective and judged again.
         gate: the stage at which it ended; "done" means that everything was measured.
-        reason: why it ended early; empty when complete.
+        reason: why it ended early, and where figures come from that this trial did not measure; else empty.
         violations: normalised excess over each limit, at most 0 is within.
         warnings: what is odd about the file though it was scored, for example a layer that did not become integer.
         seconds: stage to wall seconds.
@@ -124,6 +126,11 @@ class TrialRecord:
     layers: Sequence[LayerRow] = ()
     warnings: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether this trial built and measured a file itself, or tried to."""
+        return self.kind not in ("repeated", "imported")
 
     @property
     def feasible(self) -> bool:

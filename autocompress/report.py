@@ -14,7 +14,7 @@ from autocompress.record import Final, SearchResult
 def result_dict(result: SearchResult) -> dict[str, Any]:
     """The content of result.json; documented in the README."""
     states = Counter(record.state for record in result.records)
-    seconds = [sum(record.seconds.values()) for record in result.records]
+    seconds = [sum(record.seconds.values()) for record in result.records if record.is_measured]
     constraint = result.binding_constraint
     return {
         "status": result.status,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Measurement
@@ -29,6 +30,9 @@ from autocompress.study import SearchStudy, open_study
 from autocompress.task import Task
 from autocompress.trial import Bench
 from autocompress.workspace import open_workspace
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
 
 
 def search(
@@ -95,7 +99,9 @@ def _described(baseline: Measurement, quality: Quality) -> str:
 
 
 def _study(identity: Sequence[str], problem: MeasuredProblem, settings: Settings) -> SearchStudy:
-    sampler = settings.components.sampler.create(problem, settings.search.seed)
+    def sampler(trials: int) -> BaseSampler:
+        return settings.components.sampler.create(problem, settings.search.seed + trials)
+
     return open_study(settings.folder / "study.db", identity, problem.space, problem.objective, problem.budget, sampler)
 
 

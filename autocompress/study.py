@@ -6,22 +6,26 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from autocompress.budget import Budget
 from autocompress.record import DIRECTIONS, Kind, Objective, TrialRecord, objective_values
+from autocompress.sisters import judged_again
 from autocompress.space import SearchSpace
 
 RECORD = "record"
 KIND = "kind"
 INTERRUPTED = "interrupted"
 ID = "id"
+FAMILY = "family"
+"""Attribute of a study: equal in all studies of a file whose measurements mean the same."""
 
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
@@ -46,7 +50,7 @@ class SearchStudy:
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial, oldest first; interrupted ones are not among them."""
-        return [TrialRecord.from_dict(trial.user_attrs[RECORD]) for trial in self._trials() if _is_finished(trial)]
+        return _records(self._study)
 
     def close_interrupted(self) -> int:
         """Fail the trials that a killed or stopped run left running, and queue their parameters again; returns how many.
@@ -91,8 +95,42 @@ class SearchStudy:
         values = objective_values(self._objective, record.measurement) if record.state == "complete" else None
         self._study.tell(trial, values, state=_STATES[record.state])
 
+    def import_sisters(self, family: str, budget: Budget) -> None:
+        """Take over what the other studies of the family measured and this one has not, judged by its own budget."""
+        self._study.set_user_attr(FAMILY, family)
+        known = {record.policy.digest for record in self.records() if record.state != "failed"}
+        sisters = [(sister.study_name, record) for sister in self._sisters(family) for record in _records(sister)]
+        for record in judged_again(sisters, budget):
+            if record.policy.digest not in known:
+                self._add(record)
+
+    def _sisters(self, family: str) -> Iterator[optuna.Study]:
+        for summary in optuna.get_all_study_summaries(self._study._storage, include_best_trial=False):
+            if summary.study_name != self.name and summary.user_attrs.get(FAMILY) == family:
+                yield optuna.load_study(study_name=summary.study_name, storage=self._study._storage)
+
+    def _add(self, record: TrialRecord) -> None:
+        """Store a finished trial in one transaction: all of it, or nothing when the process is killed."""
+        record = replace(record, number=len(self._trials()))
+        is_complete = record.state == "complete"
+        trial = create_trial(
+            state=_STATES[record.state],
+            values=objective_values(self._objective, record.measurement) if is_complete else None,
+            params=self._space.indices(record.policy),
+            distributions=self._space.distributions,
+            user_attrs={KIND: record.kind, RECORD: record.to_dict()},
+            constraints=dict(record.violations),
+        )
+        self._study.add_trial(trial)
+
     def _trials(self) -> Sequence[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
+
+
+def _records(study: optuna.Study) -> list[TrialRecord]:
+    return [
+        TrialRecord.from_dict(trial.user_attrs[RECORD]) for trial in study.get_trials(deepcopy=False) if _is_finished(trial)
+    ]
 
 
 def _is_finished(trial: FrozenTrial) -> bool:
@@ -100,25 +138,39 @@ def _is_finished(trial: FrozenTrial) -> bool:
 
 
 def open_study(
-    path: Path, identity: Sequence[str], space: SearchSpace, objective: Objective, budget: Budget, sampler: Any
+    path: Path,
+    identity: Sequence[str],
+    space: SearchSpace,
+    objective: Objective,
+    budget: Budget,
+    sampler: Callable[[int], optuna.samplers.BaseSampler],
 ) -> SearchStudy:
     """Open or create the study of this model, data, target and space, for this objective and budget.
+
+    What its sisters in the file, those for another objective or budget, have measured is in it as finished trials.
 
     Args:
         path: the SQLite file.
         identity: name for people first, then what makes two studies different.
+        sampler: of the number of trials there are, so that a seeded one does not propose the same again when a search resumes.
     """
     logging.getLogger("optuna").setLevel(logging.WARNING)
-    parts = [*identity, space.digest, objective, json.dumps(budget.limits(), sort_keys=True)]
-    digest = hashlib.sha256("|".join(parts).encode()).hexdigest()[:8]
+    family = [*identity, space.digest]
+    digest = _digest([*family, objective, json.dumps(budget.limits(), sort_keys=True)])[:8]
     study = optuna.create_study(
         study_name=f"{identity[0]}-{objective}-{digest}",
         storage=_storage(path),
-        sampler=sampler,
         directions=DIRECTIONS[objective],
         load_if_exists=True,
     )
-    return SearchStudy(study, space, objective)
+    opened = SearchStudy(study, space, objective)
+    opened.import_sisters(_digest(family), budget)
+    study.sampler = sampler(len(study.get_trials(deepcopy=False)))
+    return opened
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
 
 def _storage(path: Path) -> optuna.storages.RDBStorage:

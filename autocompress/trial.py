@@ -192,7 +192,8 @@ def _measure_accuracy(bench: Bench, path: Path, floor: float | None, progress: _
         done, outputs = stop, np.concatenate(parts)
         statistics = evaluator.score(outputs, "search", 0, stop)
         drop = paired_drop(evaluator.metric, reference[:stop], statistics, GATE_RESAMPLES)
-        progress.learn(accuracy=evaluator.metric.value(statistics), accuracy_drop=drop.value, images=stop)
+        progress.learn(accuracy=evaluator.metric.value(statistics), images=stop)
+        progress.learn(accuracy_drop=drop.value, accuracy_drop_spread=drop.spread)
         progress.learn(divergence=float(evaluator.divergence(outputs, "search", 0, stop).mean()))
         if stop < len(reference) and floor is not None and drop.value - HOPELESS_SPREADS * drop.spread > floor:
             raise _PrunedError(f"drop {drop.value:.4f} on {stop} examples cannot come under {floor:.4f}")

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import pytest
 from autocompress_plugins.affine import Affine, Int4, Int8
+from optuna.samplers import RandomSampler
 
 from autocompress import Budget, LayerPolicy, Measurement, Policy, QuantizedTensor, TrialRecord
 from autocompress.artifact import sha256_of
@@ -69,8 +70,8 @@ class Search:
         )
 
     def study(self) -> SearchStudy:
-        sampler = optuna.samplers.RandomSampler(seed=3)
-        return open_study(self.folder / "study.db", ["tiny"], self.space(), self.goal.objective, self.goal.budget, sampler)
+        goal, path = self.goal, self.folder / "study.db"
+        return open_study(path, ["tiny"], self.space(), goal.objective, goal.budget, lambda trials: RandomSampler(3 + trials))
 
     def run(self, trials: int, listener: Callable[[TrialRecord], object] | None = None, **settings: Any) -> Outcome:
         effort = SearchSettings(trials=trials, **settings)
@@ -96,6 +97,10 @@ class Search:
 
     def files(self) -> list[int]:
         return sorted(int(path.stem[1:]) for path in (self.folder / "candidates").glob("*"))
+
+
+def measured(records: list[TrialRecord]) -> list[TrialRecord]:
+    return [record for record in records if record.is_measured]
 
 
 @pytest.fixture
@@ -159,18 +164,78 @@ def test_policy_of_the_user_that_does_not_fit_stops_before_any_trial(search: Sea
 
 
 def test_same_policy_is_measured_once(search: Search) -> None:
-    """Nine policies, so twelve trials repeat some."""
-    outcome = search.run(12)
+    """Nine policies, so eight random ones repeat some; these do not count."""
+    outcome = search.run(8)
     first: dict[str, TrialRecord] = {}
     repeated = 0
     for record in outcome.records:
         known = first.setdefault(record.policy.digest, record)
+        assert (record.kind == "repeated") == (known is not record)
         if known is not record:
             repeated += 1
             assert record.reason == f"same policy as trial {known.number}"
             assert (record.measurement, record.sha256, record.seconds) == (known.measurement, known.sha256, {})
-    assert repeated == 12 - len(first) >= 3
-    assert [trial.number for trial in search.stored()] == list(range(12))
+    assert len(first) == 8
+    assert repeated >= 1
+    assert [trial.number for trial in search.stored()] == list(range(8 + repeated))
+    assert search.run(8).records == outcome.records, "they do not count later either"
+    assert search.stream.getvalue().count("[8/8]") == 1
+
+
+def test_a_space_with_fewer_policies_than_trials_ends(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_order(_: Any, __: Any, trial: optuna.trial.FrozenTrial, name: str, ___: Any) -> int:
+        return trial.number // (3 if name == "head" else 1) % 3
+
+    monkeypatch.setattr(RandomSampler, "sample_independent", in_order)
+    outcome = search.run(40)
+    assert len({record.policy.digest for record in outcome.records}) == 9
+    assert outcome.ended == "the search ended after 9 of 40 trials: every policy of the space is measured"
+
+
+def test_a_sampler_without_ideas_ends_the_search(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RandomSampler, "sample_independent", lambda *_: 1)
+    outcome = search.run(40)
+    assert [record.kind for record in outcome.records] == ["seed"] * 5 + ["repeated"] * 20
+    assert (
+        outcome.ended == "the search ended after 5 of 40 trials: the sampler's last 20 proposals had all been measured before"
+    )
+    assert len(search.run(40).records) == 45, "another run may ask another sampler"
+
+
+def test_the_end_is_told(search: Search) -> None:
+    assert search.run(2).ended == "the search ended with 2 trials, as many as it was asked for"
+    assert search.run(4, timeout=0.0).ended == "the search ended after 2 of 4 trials: search.timeout=0 seconds are over"
+
+
+def test_patience_ends_a_search_that_gains_nothing(search: Search) -> None:
+    """The second seed, all INT4, is the smallest that there is."""
+    outcome = search.run(8, patience=3)
+    assert len(measured(outcome.records)) == 5
+    assert outcome.ended == "the search ended after 5 of 8 trials: search.patience=3 of them in a row brought nothing better"
+    assert search.run(8, patience=3).records == outcome.records
+    assert len(measured(search.run(8, patience=4).records)) == 6
+
+
+def test_another_budget_measures_nothing_that_is_known(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    search.goal = Goal("pareto", Budget())
+    front = search.run(5)
+    other = replace(search, goal=Goal("size", Budget(latency_ratio=100.0, accuracy_drop=1.0)), heard=[])
+    monkeypatch.setattr(LayerDatabase, "compress", None)
+    outcome = other.run(5)
+    assert other.heard == []
+    assert outcome.ended.endswith("as many as it was asked for; 5 of them were measured for another budget or objective")
+    assert [(each.kind, each.number, each.state) for each in outcome.records] == [("imported", n, "complete") for n in range(5)]
+    figures = {each.policy.digest: each.measurement for each in front.records}
+    assert {each.policy.digest: each.measurement for each in outcome.records} == figures
+
+
+def test_what_another_budget_stopped_is_measured_when_it_may_fit(search: Search) -> None:
+    search.goal = Goal("size", Budget(latency_ratio=1e-3))
+    assert {record.state for record in search.run(3).records} == {"pruned"}
+    other = replace(search, goal=Goal("size", Budget(latency_ratio=100.0)), heard=[])
+    assert {(record.kind == "imported", record.state) for record in other.run(3).records} == {(False, "complete")}
+    tighter = replace(search, goal=Goal("size", Budget(latency_ratio=2e-3)), heard=[])
+    assert {(record.kind, record.state) for record in tighter.run(3).records} == {("imported", "complete")}
 
 
 def test_ends_when_every_policy_was_tried(search: Search) -> None:
@@ -202,7 +267,7 @@ def test_pruned_and_failed_trials_count(search: Search) -> None:
 
 def test_a_trial_that_raised_is_measured_when_it_comes_again(search: Search) -> None:
     search.bench = with_quantizers(search.bench, Int8(), Moody())
-    records = search.run(14).records
+    records = search.run(10).records
     failed = [record for record in records if record.state == "failed"]
     assert [record.number for record in failed] == [1]
     again = next(record for record in records[2:] if record.policy == failed[0].policy)
@@ -254,7 +319,7 @@ def test_ctrl_c_in_a_trial_ends_with_what_is_known(search: Search) -> None:
 
     again = search.run(4)
     assert not again.interrupted
-    assert len(again.records) == 4
+    assert len(measured(again.records)) == 4
     assert again.records[0] == outcome.records[0]
     assert again.records[1].policy == Policy({"head": INT4, "outer.0": INT4})
     assert again.records[1].kind == stopped.user_attrs["kind"] == "seed"
@@ -269,7 +334,10 @@ def test_ctrl_c_between_two_trials_loses_nothing(search: Search) -> None:
     outcome = search.run(4, listener=stop)
     assert outcome.interrupted
     assert [record.number for record in outcome.records] == [0, 1]
-    assert [record.number for record in search.run(4).records] == [0, 1, 2, 3]
+    records = search.run(4).records
+    assert records[:2] == outcome.records
+    assert len(measured(records)) == 4
+    assert [record.number for record in records] == list(range(len(records)))
 
 
 @pytest.mark.parametrize(("objective", "images"), [("accuracy", 100), ("size", 400)])
@@ -309,6 +377,7 @@ def test_person_is_told_each_trial_and_the_best(search: Search) -> None:
     ("values", "problem"),
     [
         ({"trials": 0}, r"search\.trials=0: expected at least 1"),
+        ({"patience": 0}, r"search\.patience=0: expected at least 1"),
         ({"finalists": -1}, r"search\.finalists=-1: expected at least 1"),
         ({"start": "tpe"}, r"search\.start='tpe': expected one of none, uniform, rules, tables"),
         ({"keep": "some"}, r"search\.keep='some': expected one of none, pareto, all"),

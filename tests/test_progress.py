@@ -65,8 +65,8 @@ def test_trials_with_the_best_so_far() -> None:
     stream = io.StringIO()
     progress = Progress(stream)
     progress.begin_trials(SHARE)
-    progress.trial(record(7, "pruned"), done=2, started_at=1, total=4, best=None)
-    progress.trial(record(8), done=3, started_at=1, total=4, best=record(8))
+    progress.trial(record(7, "pruned"), done=2, total=4, best=None)
+    progress.trial(record(8), done=3, total=4, best=record(8))
     first, second = stream.getvalue().splitlines()
     assert first.startswith("[2/4] t0007 -: pruned at latency | nothing within the budget yet | ")
     assert second.startswith("[3/4] t0008 -: 0.41x latency, 0.272x size, accuracy 90.00% (-0.3 points) | best t0008: 0.41x")
@@ -76,28 +76,70 @@ def test_trials_are_told_in_the_metrics_own_unit() -> None:
     stream = io.StringIO()
     progress = Progress(stream)
     progress.begin_trials(Quality("cosine", percent=False))
-    progress.trial(record(8), done=3, started_at=1, total=4, best=record(8))
+    progress.trial(record(8), done=3, total=4, best=record(8))
     assert stream.getvalue().count("cosine 0.9 (-0.0034)") == 2
     assert "point" not in stream.getvalue()
 
 
-def test_time_left_counts_only_the_trials_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    stream = io.StringIO()
-    progress = Progress(stream)
-    clock[0] = 1000.0  # a long preparation
-    progress.begin_trials(SHARE)
-    clock[0] = 1060.0
-    progress.trial(record(31), done=32, started_at=30, total=40, best=None)
-    assert stream.getvalue().endswith(" | 4.0 min left\n")  # two trials took a minute, eight are left
+class Clock:
+    """Time that passes when a test says so, and a search of `total` trials."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, total: int, timeout: float | None = None) -> None:
+        self.now, self.stream, self._total = 100.0, io.StringIO(), total
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        self._progress = Progress(self.stream)
+        self.now = 1000.0  # a long preparation
+        self._progress.begin_trials(SHARE, timeout)
+
+    def trial(self, seconds: float, done: int, kind: str = "trial") -> list[str]:
+        """The lines that are written when a trial ends after so many seconds."""
+        self.now += seconds
+        written = len(self.stream.getvalue())
+        self._progress.trial(replace(record(done), kind=kind), done, self._total, best=None)  # type: ignore[arg-type]
+        return self.stream.getvalue()[written:].splitlines()
+
+
+def test_time_left_is_the_median_of_the_measured_trials_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, total=40)
+    assert clock.trial(0.1, 30, "repeated")[0].endswith("| nothing within the budget yet"), "nothing is known yet"
+    assert clock.trial(300.0, 31)[0].endswith(" | 45.0 min left")
+    assert clock.trial(30.0, 32)[0].endswith(" | 22.0 min left")
+    assert clock.trial(0.0, 32, "repeated")[0].endswith(" | 22.0 min left")
+    assert clock.trial(30.0, 33)[0].endswith(" | 3.5 min left"), "the slow first one no longer counts"
+
+
+def test_only_the_last_trials_tell_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, total=100)
+    for done in range(1, 41):
+        lines = clock.trial(60.0 if done <= 20 else 6.0, done)
+    assert lines[0].endswith(" | 6.0 min left")
+
+
+def test_the_whole_time_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, total=40)
+    lines = [line for done in range(1, 8) for line in clock.trial(60.0, done) if line.startswith("about")]
+    assert lines == ["about 37.0 minutes for 37 more trials"]
+
+
+def test_no_time_is_told_where_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, total=3)
+    assert [len(clock.trial(60.0, done)) for done in (1, 2, 3)] == [1, 1, 1]
+
+
+def test_what_ends_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, total=40, timeout=600.0)
+    for done in (1, 2):
+        clock.trial(60.0, done)
+    first, second = clock.trial(60.0, 3)
+    assert first.endswith(" | 7.0 min left")
+    assert second == "about 7.0 minutes for 7 more trials"
 
 
 def test_no_time_is_left_at_the_end() -> None:
     stream = io.StringIO()
     progress = Progress(stream)
     progress.begin_trials(SHARE)
-    progress.trial(record(3), done=4, started_at=0, total=4, best=None)
+    progress.trial(record(3), done=4, total=4, best=None)
     assert stream.getvalue().endswith(" | 0.0 min left\n")
 
 
@@ -106,7 +148,7 @@ def test_quiet_writes_nothing() -> None:
         progress = Progress(stream, quiet=True)
         with progress.stage("export"):
             progress.note("a remark")
-        progress.trial(record(1), done=1, started_at=0, total=1, best=None)
+        progress.trial(record(1), done=1, total=1, best=None)
         assert stream.getvalue() == ""
 
 

@@ -16,6 +16,7 @@ import onnxruntime
 import optuna
 import pytest
 import torch
+from mlflow import MlflowClient
 from numpy.typing import NDArray
 
 from autocompress import Budget, LayerPolicy, Policy, SearchResult, Task, search
@@ -30,6 +31,7 @@ from autocompress.verbs import apply_policy
 QUICK = ["tracking=[]", "timing.seconds=0.05", "timing.precision=1", "search.finalists=1"]
 BUDGET = Budget(size_ratio=0.9, accuracy_drop=0.2)
 TRIALS = 3
+END = "the search ended with {} trials, as many as it was asked for"
 
 
 def run(
@@ -68,7 +70,7 @@ def right(path: Path, task: Task, name: str) -> NDArray[np.bool_]:
 
 
 def test_feasible_answer(answer: SearchResult, tiny: Any, folder: Path) -> None:
-    assert (answer.status, answer.reasons) == ("feasible", [])
+    assert (answer.status, answer.reasons) == ("feasible", [END.format(TRIALS)])
     assert answer.policy.layers
     assert len(answer.records) == TRIALS
     best, fp32 = folder / "best/model.onnx", folder / "fp32.onnx"
@@ -219,6 +221,24 @@ def test_the_same_call_resumes(answer: SearchResult, tiny: Any, folder: Path) ->
     assert again.best.artifact.sha256 == answer.best.artifact.sha256
 
 
+def test_another_budget_is_answered_from_the_trials_that_are_there(tiny_task: Task, tmp_path: Path) -> None:
+    front = run(tiny_task, tmp_path / "tiny", Budget(), 4, objective="pareto")
+    quick = [*QUICK[1:], "tracking=[mlflow]"]
+    for _ in range(2):
+        result = search(
+            tiny_task, Budget(size_ratio=0.9), objective="latency", trials=4, output_dir=tmp_path / "tiny", overrides=quick
+        )
+    assert [(record.kind, record.state) for record in result.records] == [("imported", "complete")] * 4
+    assert [record.measurement for record in result.records] == [record.measurement for record in front.records]
+    assert "4 of them were measured for another budget or objective" in result.reasons[-1]
+    fp32 = hashlib.sha256((tmp_path / "tiny/fp32.onnx").read_bytes()).hexdigest()
+    assert result.best.artifact.sha256 in {fp32, *(record.sha256 for record in result.records if record.feasible)}
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string="name != 'Default'")
+    children = client.search_runs([experiment.experiment_id], "tags.`autocompress.kind` = 'imported'")
+    assert sorted(child.data.tags["autocompress.trial"] for child in children) == ["0", "1", "2", "3"]
+
+
 def test_infeasible_names_the_limit_that_binds(tiny_task: Task, tmp_path: Path) -> None:
     result = run(tiny_task, tmp_path, Budget(size_ratio=0.01, latency_ratio=100), 2)
     written = json.loads((tmp_path / "result.json").read_text())
@@ -237,7 +257,7 @@ def test_not_worth_it_ships_fp32(tiny_task: Task, tmp_path: Path) -> None:
     result = run(tiny_task, tmp_path, Budget(), 2)
     written = json.loads((tmp_path / "result.json").read_text())
     assert written["status"] == result.status == "not_worth_it"
-    assert written["reasons"] == ["nothing beats FP32 on the objective 'accuracy'; FP32 ships"]
+    assert written["reasons"] == ["nothing beats FP32 on the objective 'accuracy'; FP32 ships", END.format(2)]
     assert (tmp_path / "best/model.onnx").read_bytes() == (tmp_path / "fp32.onnx").read_bytes()
     assert (written["best"]["trial"], written["drop"], written["best"]["size_ratio"]) == (None, 0, 1)
     assert written["baseline"]["accuracy"] == 0, "of the divergence, zero is the best there is"

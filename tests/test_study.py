@@ -35,7 +35,7 @@ def opened(
     objective: Objective = "accuracy",
     budget: Budget = BUDGET,
 ) -> SearchStudy:
-    return open_study(folder / "study.db", identity, space, objective, budget, optuna.samplers.RandomSampler(seed=0))
+    return open_study(folder / "study.db", identity, space, objective, budget, optuna.samplers.RandomSampler)
 
 
 def stored(folder: Path, study: SearchStudy) -> list[optuna.trial.FrozenTrial]:
@@ -70,6 +70,16 @@ def record(number: int, indices: Mapping[str, int], state: State = "complete", k
 def run_one(study: SearchStudy, state: State = "complete") -> TrialRecord:
     trial = study.ask()
     made = record(trial.number, trial.params, state, trial.user_attrs.get("kind", "trial"))
+    study.tell(trial, made)
+    return made
+
+
+def tell(study: SearchStudy, number: int, stem: int, head: int, state: State = "complete") -> TrialRecord:
+    """Store a trial with these parameters."""
+    study.enqueue({"stem": stem, "head": head}, "trial")
+    trial = study.ask()
+    assert trial.number == number
+    made = record(number, trial.params, state)
     study.tell(trial, made)
     return made
 
@@ -123,25 +133,80 @@ def test_what_was_not_measured_violates_nothing_in_optuna(tmp_path: Path) -> Non
     assert stored(tmp_path, study)[0].constraints == {"size_ratio": 0.0, "accuracy_drop": 0.0}
 
 
-OTHERS: dict[str, dict[str, Any]] = {
+SISTERS: dict[str, dict[str, Any]] = {
     "budget": {"budget": Budget(size_ratio=0.41, accuracy_drop=0.01)},
     "objective": {"objective": "latency"},
+    "front": {"objective": "pareto", "budget": Budget()},
+}
+STRANGERS: dict[str, dict[str, Any]] = {
     "model": {"identity": ("tiny", "model 2", "data")},
     "name": {"identity": ("small", "model", "data")},
     "space": {"space": SearchSpace({"stem": OPTIONS, "head": OPTIONS[:2]}, {})},
 }
 
 
-@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("change", [*SISTERS.values(), *STRANGERS.values()], ids=[*SISTERS, *STRANGERS])
 def test_anything_else_is_another_study_in_the_same_file(tmp_path: Path, change: dict[str, Any]) -> None:
     study = opened(tmp_path)
     made = run_one(study)
     other = opened(tmp_path, **change)
     assert other.name != study.name
     assert other.id != study.id
-    assert other.records() == []
+    assert len(other.records()) == (change in SISTERS.values())
     assert set(optuna.get_all_study_names(f"sqlite:///{tmp_path / 'study.db'}")) == {study.name, other.name}
     assert opened(tmp_path).records() == [made]
+
+
+@pytest.mark.parametrize("change", SISTERS.values(), ids=SISTERS)
+def test_a_sister_holds_what_was_measured_judged_by_its_own_budget(tmp_path: Path, change: dict[str, Any]) -> None:
+    study = opened(tmp_path)
+    made = [tell(study, number, stem, head) for number, (stem, head) in enumerate([(0, 1), (1, 1), (2, 2)])]
+    found = opened(tmp_path, **change).records()
+    assert [each.number for each in found] == [0, 1, 2]
+    assert [each.reason for each in found] == [f"measured as trial {number} of {study.name}" for number in range(3)]
+    for old, new in zip(made, found, strict=True):
+        assert (new.policy, new.measurement, new.sha256, new.layers) == (old.policy, old.measurement, old.sha256, old.layers)
+        assert (new.kind, new.state, new.seconds) == ("imported", "complete", {})
+        assert new.violations == change.get("budget", BUDGET).violations(old.measurement)
+
+
+def test_optuna_holds_an_imported_trial_as_one_that_was_told(tmp_path: Path) -> None:
+    """The same columns and attributes, so that samplers and the dashboard see no difference."""
+    study = opened(tmp_path)
+    tell(study, 0, 1, 1), tell(study, 1, 2, 1, "pruned")
+    other = opened(tmp_path, objective="size", budget=Budget(size_ratio=0.3, accuracy_drop=0.5))
+    told, imported = stored(tmp_path, study), stored(tmp_path, other)
+    assert [trial.state for trial in imported] == [trial.state for trial in told] == [TrialState.COMPLETE, TrialState.PRUNED]
+    assert [trial.params for trial in imported] == [trial.params for trial in told]
+    assert [trial.distributions for trial in imported] == [trial.distributions for trial in told]
+    assert [trial.values for trial in imported] == [[200.0], None]
+    assert [trial.constraints for trial in imported] == [each.violations for each in other.records()]
+    assert all(trial.constraints for trial in imported)
+    fixed = {"fixed_params"}  # only queued trials have it
+    assert [set(trial.system_attrs) for trial in imported] == [set(trial.system_attrs) - fixed for trial in told]
+    assert [trial.user_attrs["kind"] for trial in imported] == ["imported"] * 2
+
+
+def test_a_sister_that_is_imported_is_not_tried_again(tmp_path: Path) -> None:
+    tell(opened(tmp_path), 0, 1, 1)
+    other = opened(tmp_path, objective="size")
+    other.enqueue_seed({"stem": 1, "head": 1})
+    assert waiting(tmp_path, other) == []
+
+
+def test_sisters_learn_from_each_other_once(tmp_path: Path) -> None:
+    """Each opening brings what is new, from wherever it was measured, and nothing comes back to where it is from."""
+    first = opened(tmp_path)
+    tell(first, 0, 1, 1)
+    second = opened(tmp_path, objective="size")
+    tell(second, 1, 2, 2)
+    third = opened(tmp_path, objective="latency")
+    sources = [each.reason.rpartition(" ")[2] for each in third.records()]
+    assert sources == [first.name, second.name]
+    for _ in range(2):
+        assert [each.kind for each in opened(tmp_path).records()] == ["trial", "imported"]
+        assert [each.kind for each in opened(tmp_path, objective="size").records()] == ["imported", "trial"]
+        assert opened(tmp_path, objective="latency").records() == third.records()
 
 
 def test_the_name_of_a_study_tells_people_what_it_is(tmp_path: Path) -> None:
@@ -292,6 +357,34 @@ def test_killed_while_it_cleans_up_nothing_is_lost(tmp_path: Path) -> None:
         assert left in waiting(copy, again)
         assert again.close_interrupted() == 0
         assert again.records() == []
+
+
+def test_killed_while_it_imports_each_sister_comes_once(tmp_path: Path) -> None:
+    live = tmp_path / "live"
+    study = opened(live)
+    for number, (stem, head) in enumerate([(0, 1), (1, 1), (2, 2)]):
+        tell(study, number, stem, head)
+    copies: list[Path] = []
+
+    def snapshot() -> None:
+        copies.append(tmp_path / f"copy{len(copies)}")
+        shutil.copytree(live, copies[-1])
+
+    with before_each_commit(snapshot):
+        whole = opened(live, objective="size").records()
+    assert len(whole) == 3
+    halves = [len(opened_by_name(copy, opened(live, objective="size").name)) for copy in copies]
+    assert {0, 1, 2} <= set(halves), "killed before, between and after"
+    for copy in copies:
+        assert opened(copy, objective="size").records() == whole
+
+
+def opened_by_name(folder: Path, name: str) -> list[optuna.trial.FrozenTrial]:
+    """Finished trials in a copy that nobody has opened again."""
+    names = optuna.get_all_study_names(f"sqlite:///{folder / 'study.db'}")
+    found = optuna.load_study(study_name=name, storage=f"sqlite:///{folder / 'study.db'}").trials if name in names else []
+    assert all(trial.state.is_finished() and "record" in trial.user_attrs for trial in found)
+    return found
 
 
 CHILD = """

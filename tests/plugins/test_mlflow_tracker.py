@@ -250,6 +250,16 @@ def test_each_trial_is_a_child_whatever_its_end(root: Path, client: MlflowClient
     assert {run.data.tags["mlflow.parentRunId"] for run in runs(client)} == {parent.info.run_id}
 
 
+def test_a_trial_of_another_budget_is_marked_and_comes_once(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    imported = replace(complete(0), kind="imported", reason="measured as trial 7 of digits-pareto-4567cdef", seconds={})
+    for _ in range(2):
+        track(root, study, [], earlier=[imported])
+    (run,) = [run for run in runs(client) if run.data.tags["autocompress.trial"] == "0"]
+    assert run.data.tags["autocompress.kind"] == "imported"
+    assert run.data.tags["autocompress.reason"] == imported.reason
+    assert run.info.end_time - run.info.start_time < 5000, "no time of this study went into it"
+
+
 def test_experiment_is_the_model_on_the_device_with_a_view_of_the_figures(
     root: Path, client: MlflowClient, study: StudyContext
 ) -> None:
