@@ -100,9 +100,9 @@ class SearchStudy:
         self._study.set_user_attr(FAMILY, family)
         known = {record.policy.digest for record in self.records() if record.state != "failed"}
         sisters = [(sister.study_name, record) for sister in self._sisters(family) for record in _records(sister)]
-        for record in judged_again(sisters, budget):
-            if record.policy.digest not in known:
-                self._add(record)
+        new = [record for record in judged_again(sisters, budget) if record.policy.digest not in known]
+        for number, record in enumerate(new, start=len(self._trials())):
+            self._add(replace(record, number=number))
 
     def _sisters(self, family: str) -> Iterator[optuna.Study]:
         for summary in optuna.get_all_study_summaries(self._study._storage, include_best_trial=False):
@@ -111,7 +111,6 @@ class SearchStudy:
 
     def _add(self, record: TrialRecord) -> None:
         """Store a finished trial in one transaction: all of it, or nothing when the process is killed."""
-        record = replace(record, number=len(self._trials()))
         is_complete = record.state == "complete"
         trial = create_trial(
             state=_STATES[record.state],
