@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class TimingSettings:
     """How long latency is measured.
 
     Attributes:
-        seconds: at most so many seconds of rounds for one file.
+        seconds: at most so many seconds of rounds for one file beside the reference; each further file adds half.
         precision: stop when the ratio's 95 % interval is within this share of it.
     """
 
@@ -58,11 +58,26 @@ class Device:
         """Names of the nodes that the optimized graph computes in integers."""
         return frozenset(self._ask("integer_nodes", path=str(path), inputs=str(inputs)))
 
-    def latency(self, reference: Path, candidate: Path, inputs: Path, timing: TimingSettings) -> Latency:
-        """Time a file against the reference, interleaved, with the target's threads."""
-        paths = {"reference": str(reference), "candidate": str(candidate), "inputs": str(inputs)}
-        limits = {"threads": self._target.threads, "seconds": timing.seconds, "precision": timing.precision}
-        return Latency(**self._ask("latency", **paths, **limits))
+    def latency(
+        self, reference: Path, candidate: Path, inputs: Path, timing: TimingSettings, limit: float | None = None
+    ) -> Latency:
+        """Time one file: `latencies` of one candidate."""
+        return self.latencies(reference, [candidate], inputs, timing, limit)[0]
+
+    def latencies(
+        self, reference: Path, candidates: Sequence[Path], inputs: Path, timing: TimingSettings, limit: float | None = None
+    ) -> list[Latency]:
+        """Time files against the reference in the same interleaved rounds, with the target's threads.
+
+        Args:
+            limit: timing stops early for a ratio whose 95 % interval lies wholly above it; None: never.
+
+        Returns:
+            One for each candidate, in their order.
+        """
+        paths = {"reference": str(reference), "candidates": [str(path) for path in candidates], "inputs": str(inputs)}
+        limits = {"threads": self._target.threads, "seconds": timing.seconds, "precision": timing.precision, "limit": limit}
+        return [Latency(**figures) for figures in self._ask("latencies", **paths, **limits)]
 
     def close(self) -> None:
         """End the process."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from autocompress.artifact import Artifact
-from autocompress.budget import Budget, Measurement
+from autocompress.budget import Budget, Latency, Measurement
 from autocompress.candidate import Candidate
 from autocompress.compress import CompressedModel
 from autocompress.device import TimingSettings
+from autocompress.errors import RuntimeCrashError
 from autocompress.evaluation import check_outputs
 from autocompress.loop import Goal, SearchRun
 from autocompress.policy import Policy
@@ -19,7 +21,7 @@ from autocompress.trial import Bench
 from autocompress.twin import module_twin, twin_outputs
 
 LONGER = 3.0
-"""Finalists are timed for so many times the seconds of a trial."""
+"""Finalists are timed for so many times the seconds of a trial, each."""
 
 TWIN_IMAGES = 256
 """At most so many calibration examples are compared; few would make the agreement of an unsure model a matter of luck."""
@@ -42,33 +44,65 @@ class Finalist:
 def find_finalists(run: SearchRun, records: Sequence[TrialRecord]) -> tuple[list[Finalist], list[str]]:
     """The best trials, built and measured again, then the same and hopeful ones after recovery.
 
+    Those that are compared are timed together: all in the same interleaved rounds, once more when some were recovered.
+
     Returns:
         The finalists, and why others could not be one.
     """
     found: list[Finalist] = []
     reasons: list[str] = []
-    for record in _in_order(records, run.goal)[: run.settings.finalists + MORE_FINALISTS]:
-        if _is_settled(found, record, run.goal, run.settings.finalists):
-            break
-        found += _tried(run, record, reasons, "dropped as finalist", _rebuilt)
-    for record in _hopeful(run, records, found):
-        found += _tried(run, record, reasons, "not recovered", _recovered)
-    return found, reasons
+    upcoming = deque(_in_order(records, run.goal)[: run.settings.finalists + MORE_FINALISTS])
+    while upcoming and not _is_settled(found, upcoming[0], run.goal, run.settings.finalists):
+        found += _timed(run, _next_batch(run, upcoming, reasons), reasons)
+    hopeful = _hopeful(run, records, found)
+    recovered = [new for record in hopeful for new in _tried(run, record, reasons, "not recovered", _recovered)]
+    return (_timed(run, [*found, *recovered], reasons) if recovered else found), reasons
+
+
+def _next_batch(run: SearchRun, upcoming: deque[TrialRecord], reasons: list[str]) -> list[Finalist]:
+    """As many as are wanted, built and checked; those that missed the budget are no company for those that did not."""
+    batch: list[Finalist] = []
+    feasible = upcoming[0].feasible
+    while upcoming and upcoming[0].feasible == feasible and len(batch) < run.settings.finalists:
+        batch += _tried(run, upcoming.popleft(), reasons, "dropped as finalist", _rebuilt)
+    return batch
 
 
 def _tried(
-    run: SearchRun, record: TrialRecord, reasons: list[str], failure: str, measure: Callable[[SearchRun, TrialRecord], Finalist]
+    run: SearchRun, record: TrialRecord, reasons: list[str], failure: str, build: Callable[[SearchRun, TrialRecord], Finalist]
 ) -> list[Finalist]:
     """As in a trial, one bad candidate does not end the search."""
     try:
-        return [measure(run, record)]
+        return [build(run, record)]
     except Exception as error:
         reasons.append(f"trial {record.number} was {failure}: {type(error).__name__}: {error}")
         return []
 
 
+def _timed(run: SearchRun, finalists: Sequence[Finalist], reasons: list[str]) -> list[Finalist]:
+    """The finalists with their latencies from one run; when that crashes, from one run each, without those that crash alone."""
+    if not finalists:
+        return []
+    bench = run.bench
+    longer = TimingSettings(bench.timing.seconds * LONGER, bench.timing.precision)
+    paths = [finalist.artifact.path for finalist in finalists]
+    try:
+        found = bench.device.latencies(bench.graph.path, paths, bench.evaluator.inputs("example"), longer)
+    except RuntimeCrashError as error:
+        if len(finalists) > 1:
+            return [alone for finalist in finalists for alone in _timed(run, [finalist], reasons)]
+        reasons.append(f"{paths[0].stem} was dropped as finalist: {error}")
+        return []
+    return [_with_latency(finalist, latency) for finalist, latency in zip(finalists, found, strict=True)]
+
+
+def _with_latency(finalist: Finalist, latency: Latency) -> Finalist:
+    known = replace(finalist.measurement, latency=latency, latency_ms=latency.median_ms, latency_ratio=latency.ratio)
+    return replace(finalist, measurement=known)
+
+
 def _rebuilt(run: SearchRun, record: TrialRecord) -> Finalist:
-    return _measured(run, record, run.bench.database.compress(record.policy), f"t{record.number:04d}")
+    return _checked(run, record, run.bench.database.compress(record.policy), f"t{record.number:04d}")
 
 
 def _hopeful(run: SearchRun, records: Sequence[TrialRecord], found: Sequence[Finalist]) -> list[TrialRecord]:
@@ -89,25 +123,16 @@ def _recovered(run: SearchRun, record: TrialRecord) -> Finalist:
     for recovery in bench.components.slow_recoveries:
         with run.progress.stage(f"trial {record.number}: {recovery.name}"):
             candidate = replace(candidate, compressed=recovery.recover(candidate))
-    return _measured(run, record, candidate.compressed, f"t{record.number:04d}-recovered")
+    return _checked(run, record, candidate.compressed, f"t{record.number:04d}-recovered")
 
 
-def _measured(run: SearchRun, record: TrialRecord, compressed: CompressedModel, name: str) -> Finalist:
-    """Build the file, compare it with the module twin, and measure size, latency and accuracy in full."""
+def _checked(run: SearchRun, record: TrialRecord, compressed: CompressedModel, name: str) -> Finalist:
+    """Build the file, compare it with the module twin, and measure size and accuracy in full; its latency is not known yet."""
     bench = run.bench
     candidate = bench.lower(record.policy, compressed, run.folder / "finalists" / f"{name}.onnx")
     _check_twin(bench, candidate)
-    path, size = candidate.artifact.path, candidate.artifact.size_bytes
-    longer = TimingSettings(bench.timing.seconds * LONGER, bench.timing.precision)
-    latency = bench.device.latency(bench.graph.path, path, bench.evaluator.inputs("example"), longer)
-    measurement = replace(
-        _quality(run, record, candidate),
-        size_bytes=size,
-        size_ratio=size / len(bench.graph.data),
-        latency_ms=latency.median_ms,
-        latency_ratio=latency.ratio,
-        latency=latency,
-    )
+    size = candidate.artifact.size_bytes
+    measurement = replace(_quality(run, record, candidate), size_bytes=size, size_ratio=size / len(bench.graph.data))
     return Finalist(record, record.policy, candidate.artifact, measurement, candidate)
 
 
@@ -156,8 +181,8 @@ def _in_order(records: Sequence[TrialRecord], goal: Goal) -> list[TrialRecord]:
 
 def _is_settled(found: Sequence[Finalist], upcoming: TrialRecord, goal: Goal, wanted: int) -> bool:
     """Whether measuring further candidates cannot change the answer; after the feasible trials come those that missed."""
-    enough, holds = len(found) >= wanted, any(fits(goal, finalist.measurement) for finalist in found)
-    return (holds and enough) if upcoming.feasible else (holds or enough)
+    holds = any(fits(goal, finalist.measurement) for finalist in found)
+    return holds or (not upcoming.feasible and len(found) >= wanted)
 
 
 def _check_twin(bench: Bench, candidate: Candidate) -> None:

@@ -74,49 +74,79 @@ class Runner:
         names: list[str] = self._session.integer_nodes(path, [example], **self._options)
         return names
 
-    def latency(
-        self, reference: str, candidate: str, inputs: str, threads: int, seconds: float, precision: float
-    ) -> dict[str, Any]:
-        """Time two files in interleaved rounds on the first example."""
+    def latencies(
+        self,
+        reference: str,
+        candidates: Sequence[str],
+        inputs: str,
+        threads: int,
+        seconds: float,
+        precision: float,
+        limit: float | None,
+    ) -> list[dict[str, Any]]:
+        """Time files against the reference in interleaved rounds on the first example."""
         example = [np.ascontiguousarray(np.load(inputs, mmap_mode="r")[:1])]
         cores = _pin(threads)
         try:
-            runs = [self._session.load(path, threads, True, **self._options) for path in (reference, candidate)]
-            return interleave(runs, example, seconds, precision)
+            runs = [self._session.load(path, threads, True, **self._options) for path in (reference, *candidates)]
+            return interleave(runs, example, seconds, precision, limit)
         finally:
             _unpin(cores)
 
 
-def interleave(runs: Sequence[Run], inputs: Sequence[Any], seconds: float, precision: float) -> dict[str, Any]:
-    """Time [reference, candidate] in rounds of random order until the ratio's interval is narrow or the time is over.
+def interleave(
+    runs: Sequence[Run], inputs: Sequence[Any], seconds: float, precision: float, limit: float | None = None
+) -> list[dict[str, Any]]:
+    """Time [reference, *candidates] in rounds of random order until every ratio is known well enough or the time is over.
 
-    Within a round both see the same machine, so the ratio of the round's medians cancels drift and neighbours. The ratio
-    reported is the median over rounds, its 95 % interval a percentile bootstrap (Efron 1979).
+    Within a round all see the same machine, so the ratio of a candidate's median in the round to the reference's cancels drift
+    and neighbours. The ratio reported is the median over rounds, its 95 % interval a percentile bootstrap (Efron 1979).
 
     Args:
-        precision: half-width of the interval, relative, at which timing stops.
+        seconds: for one candidate; several get as many rounds each.
+        precision: half-width of the interval, relative, at which a ratio is known well enough.
+        limit: a ratio whose whole interval lies above it is known well enough too.
+
+    Returns:
+        The figures of each candidate, in their order.
     """
     calls = [_warm_up(run, inputs) for run in runs]
-    samples: tuple[list[float], list[float]] = ([], [])
-    ratios: list[float] = []
+    samples: list[list[float]] = [[] for _ in runs]
+    ratios: list[list[float]] = [[] for _ in runs[1:]]
     shuffle = random.Random(0)
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + seconds * len(runs) / 2
     gc.disable()
     try:
-        while len(ratios) < MIN_ROUNDS or (time.perf_counter() < end and _half_width(ratios) > precision):
-            medians = [0.0, 0.0]
-            for index in shuffle.sample((0, 1), 2):
+        while not _is_over(ratios, end, precision, limit):
+            medians = [0.0 for _ in runs]
+            for index in shuffle.sample(range(len(runs)), len(runs)):
                 block = _block(runs[index], inputs, calls[index])
                 samples[index].extend(block)
                 medians[index] = float(np.median(block))
-            ratios.append(medians[1] / medians[0])
+            for found, median in zip(ratios, medians[1:], strict=True):
+                found.append(median / medians[0])
     finally:
         gc.enable()
+    return [_figures(times, samples[0], found) for times, found in zip(samples[1:], ratios, strict=True)]
+
+
+def _is_over(ratios: Sequence[Sequence[float]], end: float, precision: float, limit: float | None) -> bool:
+    if len(ratios[0]) < MIN_ROUNDS:
+        return False
+    return time.perf_counter() >= end or all(_is_known(found, precision, limit) for found in ratios)
+
+
+def _is_known(ratios: Sequence[float], precision: float, limit: float | None) -> bool:
+    low, high = _interval(ratios)
+    return (high - low) / (2 * float(np.median(ratios))) <= precision or (limit is not None and low > limit)
+
+
+def _figures(times: Sequence[float], reference: Sequence[float], ratios: Sequence[float]) -> dict[str, Any]:
     low, high = _interval(ratios)
     return {
-        "median_ms": float(np.median(samples[1])),
-        "p95_ms": float(np.percentile(samples[1], 95)),
-        "reference_median_ms": float(np.median(samples[0])),
+        "median_ms": float(np.median(times)),
+        "p95_ms": float(np.percentile(times, 95)),
+        "reference_median_ms": float(np.median(reference)),
         "ratio": float(np.median(ratios)),
         "ratio_low": low,
         "ratio_high": high,
@@ -149,11 +179,6 @@ def _interval(ratios: Sequence[float]) -> tuple[float, float]:
     draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     low, high = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])
     return float(low), float(high)
-
-
-def _half_width(ratios: Sequence[float]) -> float:
-    low, high = _interval(ratios)
-    return (high - low) / (2 * float(np.median(ratios)))
 
 
 def _pin(threads: int) -> set[int] | None:

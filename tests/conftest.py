@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -177,17 +178,19 @@ def bench(
 class Stopwatch(Device):
     """Times a few calls in this process, where it does not matter how sure a latency is."""
 
-    def latency(self, reference: Path, candidate: Path, inputs: Path, timing: TimingSettings) -> Latency:
+    def latencies(
+        self, reference: Path, candidates: Sequence[Path], inputs: Path, timing: TimingSettings, limit: float | None = None
+    ) -> list[Latency]:
         example = [np.load(inputs)[:1]]
-        times = []
-        for path in (reference, candidate):
-            session = load_session(self._target, path, threads=1)
-            session(example)
-            start = time.perf_counter()
-            session(example)
-            times.append(1000 * (time.perf_counter() - start))
-        ratio = times[1] / times[0]
-        return Latency(times[1], times[1], times[0], ratio, ratio, ratio, 1, "stopwatch")
+        base, *times = (self._milliseconds(path, example) for path in (reference, *candidates))
+        return [Latency(ms, ms, base, ms / base, ms / base, ms / base, 1, "stopwatch") for ms in times]
+
+    def _milliseconds(self, path: Path, example: list[NDArray[np.generic]]) -> float:
+        session = load_session(self._target, path, threads=1)
+        session(example)
+        start = time.perf_counter()
+        session(example)
+        return 1000 * (time.perf_counter() - start)
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,16 @@ def test_the_same_file_timed_against_itself_is_equally_fast(tiny: Tiny, device: 
     assert found.device == device_name()
 
 
+def test_files_timed_together_come_back_in_their_order(
+    tiny: Tiny, device: Device, calibration_file: Path, build_tiny: Callable[[Policy], Candidate]
+) -> None:
+    small = build_tiny(Policy({name: LayerPolicy("int8", 8) for name in tiny.graph.layers})).artifact.path
+    whole, alone = device.latencies(tiny.graph.path, [tiny.graph.path, small], calibration_file, BRIEFLY, limit=1e-3)
+    assert (whole.rounds, alone.rounds) == (MIN_ROUNDS, MIN_ROUNDS), "both are far above the limit"
+    assert whole.reference_median_ms == alone.reference_median_ms
+    assert whole.ratio_low > 1e-3
+
+
 def test_integer_nodes_of_a_file(
     tiny: Tiny, device: Device, calibration_file: Path, build_tiny: Callable[[Policy], Candidate]
 ) -> None:
@@ -98,7 +108,7 @@ def test_a_corrupt_file_is_an_error_of_one_line_and_no_crash(
         lambda: fresh.integer_nodes(path, calibration_file),
         lambda: fresh.latency(path, path, calibration_file, BRIEFLY),
     ):
-        with pytest.raises(RuntimeCrashError, match=r"^target onnxruntime: (outputs|integer_nodes|latency): ") as error:
+        with pytest.raises(RuntimeCrashError, match=r"^target onnxruntime: (outputs|integer_nodes|latencies): ") as error:
             ask()
         assert "corrupt.onnx" in str(error.value)
         assert "\n" not in str(error.value)
@@ -130,7 +140,7 @@ def test_a_crash_during_a_request_is_reported_and_repaired(tiny: Tiny, fresh: De
     expected = fresh.describe()
     timer = threading.Timer(0.3, os.kill, (process(fresh), signal.SIGKILL))
     timer.start()
-    with pytest.raises(RuntimeCrashError, match=r"process ended \(signal 9\) while asked to latency$"):
+    with pytest.raises(RuntimeCrashError, match=r"process ended \(signal 9\) while asked to latencies$"):
         fresh.latency(tiny.graph.path, tiny.graph.path, calibration_file, LONG)
     timer.join()
     assert fresh.describe() == expected

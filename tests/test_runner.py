@@ -44,7 +44,7 @@ def sleeps(*seconds: float, calls: list[str] | None = None, name: str = "") -> R
 
 
 def test_timing_of_known_durations() -> None:
-    found = interleave([sleeps(0.02), sleeps(0.04)], [], seconds=0, precision=0.0)
+    (found,) = interleave([sleeps(0.02), sleeps(0.04)], [], seconds=0, precision=0.0)
     assert 1.4 < found["ratio"] < 2.2
     assert found["ratio_low"] <= found["ratio"] <= found["ratio_high"]
     assert 20 <= found["reference_median_ms"] < 40
@@ -55,16 +55,16 @@ def test_timing_of_known_durations() -> None:
 
 
 def test_timing_finds_the_slow_tail_and_its_median_ignores_it() -> None:
-    found = interleave([sleeps(0.005), sleeps(*[0.005] * 9, 0.15)], [], seconds=0, precision=0.0)
+    (found,) = interleave([sleeps(0.005), sleeps(*[0.005] * 9, 0.15)], [], seconds=0, precision=0.0)
     assert found["median_ms"] < 40 < found["p95_ms"]
     assert found["ratio"] < 3
 
 
 def test_timing_stops_when_precise_or_when_the_time_is_over() -> None:
     start = time.perf_counter()
-    precise = interleave([sleeps(0.002), sleeps(0.002)], [], seconds=60, precision=10.0)
+    (precise,) = interleave([sleeps(0.002), sleeps(0.002)], [], seconds=60, precision=10.0)
     assert precise["rounds"] == MIN_ROUNDS
-    limited = interleave([sleeps(0.002), sleeps(0.002)], [], seconds=1, precision=0.0)
+    (limited,) = interleave([sleeps(0.002), sleeps(0.002)], [], seconds=1, precision=0.0)
     assert limited["rounds"] > MIN_ROUNDS
     assert limited["ratio_high"] - limited["ratio_low"] < 1
     assert time.perf_counter() - start < 10
@@ -78,6 +78,42 @@ def test_rounds_interleave_both_in_random_order() -> None:
     assert warm_up == "rc"
     assert len(rounds) > MIN_ROUNDS  # each round has both; equal neighbours melt together where the order turns
     assert len(rounds) < 2 * MIN_ROUNDS  # and it does turn
+
+
+def test_several_files_are_timed_in_the_same_rounds() -> None:
+    calls: list[str] = []
+    names = {"r": 0.012, "a": 0.024, "b": 0.012}
+    runs = [sleeps(seconds, calls=calls, name=name) for name, seconds in names.items()]
+    slow, even = interleave(runs, [], seconds=0, precision=0.0)
+    assert slow["rounds"] == even["rounds"] == MIN_ROUNDS
+    assert 1.3 < slow["ratio"] < 2.2
+    assert 0.7 < even["ratio"] < 1.4
+    assert slow["reference_median_ms"] == even["reference_median_ms"]
+    rounds = ["".join(calls[-3 * (index + 1) : len(calls) - 3 * index]) for index in range(MIN_ROUNDS)]  # a call each
+    assert {"".join(sorted(order)) for order in rounds} == {"abr"}
+    assert len(set(rounds)) > 2
+
+
+def test_several_files_have_as_many_rounds_as_one() -> None:
+    runs = [sleeps(0.01)] * 4
+    alone, together = interleave(runs[:2], [], 1.0, precision=0.0)[0], interleave(runs, [], 1.0, precision=0.0)[0]
+    assert together["rounds"] == pytest.approx(alone["rounds"], rel=0.35)
+
+
+def test_a_ratio_above_the_limit_for_sure_is_not_timed_on() -> None:
+    runs = [sleeps(0.004), sleeps(0.008)]
+    (over,) = interleave(runs, [], seconds=0.8, precision=0.0, limit=0.5)
+    assert over["rounds"] == MIN_ROUNDS
+    assert 1.3 < over["ratio"] < 2.2, "stopping early changes how sure a figure is, not the figure"
+    assert over["ratio_low"] > 0.5
+    (within,) = interleave(runs, [], seconds=0.8, precision=0.0, limit=5.0)
+    assert within["rounds"] > 2 * MIN_ROUNDS
+
+
+def test_each_of_several_files_must_be_known_well_enough() -> None:
+    runs = [sleeps(0.004), sleeps(0.008), sleeps(0.001)]
+    found = interleave(runs, [], seconds=0.6, precision=0.0, limit=1.2)
+    assert [figures["rounds"] > MIN_ROUNDS for figures in found] == [True, True]
 
 
 def test_a_block_holds_the_calls_that_fill_its_time() -> None:
@@ -153,10 +189,10 @@ def test_outputs_are_computed_in_batches_and_only_the_first_is_kept(spy: Runner,
 
 def test_latency_is_timed_on_one_example_on_as_many_cores_as_threads(spy: Runner, tmp_path: Path) -> None:
     before = os.sched_getaffinity(0)
-    paths = (str(tmp_path / "reference"), str(tmp_path / "candidate"), str(tmp_path / "inputs.npy"))
-    found = spy.latency(*paths, threads=1, seconds=0, precision=0.0)
-    assert found["rounds"] == MIN_ROUNDS
-    for name in ("reference", "candidate"):
+    paths = [str(tmp_path / name) for name in ("reference", "candidate", "another", "inputs.npy")]
+    found = spy.latencies(paths[0], paths[1:3], paths[3], threads=1, seconds=0, precision=0.0, limit=None)
+    assert [figures["rounds"] for figures in found] == [MIN_ROUNDS, MIN_ROUNDS]
+    for name in ("reference", "candidate", "another"):
         assert {json.dumps(call) for call in calls(tmp_path / name)} == {json.dumps([1, True, ["x"], 1, 1])}
     assert os.sched_getaffinity(0) == before
 
@@ -164,7 +200,7 @@ def test_latency_is_timed_on_one_example_on_as_many_cores_as_threads(spy: Runner
 def test_cores_come_back_when_timing_fails(spy: Runner, tmp_path: Path) -> None:
     before = os.sched_getaffinity(0)
     with pytest.raises(OSError, match="no-such-folder"):
-        spy.latency(str(tmp_path / "no-such-folder" / "a"), "b", str(tmp_path / "inputs.npy"), 1, 0, 0.0)
+        spy.latencies(str(tmp_path / "no-such-folder" / "a"), ["b"], str(tmp_path / "inputs.npy"), 1, 0, 0.0, None)
     assert os.sched_getaffinity(0) == before
 
 
@@ -217,17 +253,18 @@ def test_runner_and_session_need_neither_autocompress_nor_torch(tiny: Tiny, cali
     target = tiny.components.target
     command = [sys.executable, "-P", "-c", ALONE, runner.__file__, str(target.session_file), json.dumps(target.options())]
     path, inputs = str(tiny.graph.path), str(calibration_file)
+    limits = {"threads": 1, "seconds": 0, "precision": 1, "limit": None}
     asked = [
         {"do": "describe"},
         {"do": "integer_nodes", "path": path, "inputs": inputs},
-        {"do": "latency", "reference": path, "candidate": path, "inputs": inputs, "threads": 1, "seconds": 0, "precision": 1},
+        {"do": "latencies", "reference": path, "candidates": [path], "inputs": inputs, **limits},
     ]
     requests = "".join(json.dumps(request) + "\n" for request in asked)
     done = subprocess.run(command, input=requests, capture_output=True, text=True, check=True)
     described, nodes, timed = (json.loads(line)["ok"] for line in done.stdout.splitlines())
     assert described["runtime"].startswith("onnxruntime 1.")
     assert nodes == []
-    assert timed["rounds"] == MIN_ROUNDS
+    assert timed[0]["rounds"] == MIN_ROUNDS
 
 
 def test_a_session_opens_a_file_in_this_process(tiny: Tiny) -> None:
