@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Measurement
 from autocompress.candidate import save_state
+from autocompress.changes import Changes, find_changes
 from autocompress.finalists import Finalist, find_finalists, fits
 from autocompress.intervals import Drop, Statistics, interval, paired_drop
 from autocompress.loop import Goal, Outcome, SearchRun
@@ -18,6 +19,7 @@ from autocompress.policy import Policy, SavedPolicy
 from autocompress.quality import Quality
 from autocompress.record import BindingConstraint, Final, SearchResult, Status, TrialRecord
 from autocompress.selection import binding_constraint, pareto_front, rank
+from autocompress.significance import paired_p
 from autocompress.trial import Bench
 
 
@@ -30,7 +32,8 @@ def conclude(run: SearchRun, outcome: Outcome, baseline: Measurement) -> SearchR
     status, chosen, why = _verdict(bench, goal, finalists, baseline, constraint)
     artifact = _save(bench, chosen, run.folder / "best")
     with run.progress.stage("report set"):
-        base, best, drop = _report(bench, replace(chosen, artifact=artifact), baseline)
+        report = _report(bench, replace(chosen, artifact=artifact), baseline)
+    best, drop = report.best, report.drop
     limit, quality = goal.budget.accuracy_drop, Quality.of(bench.components.metric)
     if status == "feasible" and limit is not None and drop.upper > limit:
         status = "unproven"
@@ -40,13 +43,15 @@ def conclude(run: SearchRun, outcome: Outcome, baseline: Measurement) -> SearchR
         status="interrupted" if outcome.interrupted else status,
         objective=goal.objective,
         budget=goal.budget,
-        baseline=base,
+        baseline=report.baseline,
         best=best,
         policy=chosen.policy,
         best_trial=chosen.record.number if chosen.record else None,
         drop=drop.value,
         drop_ci=(drop.low, drop.high),
         drop_upper=drop.upper,
+        drop_p=report.p,
+        changes=report.changes,
         selection_gap=(chosen.measurement.accuracy or 0.0) - (best.measurement.accuracy or 0.0),
         binding_constraint=constraint if status == "infeasible" else None,
         records=outcome.records,
@@ -117,17 +122,30 @@ def _save(bench: Bench, chosen: Finalist, folder: Path) -> Artifact:
     return replace(artifact, path=folder / "model.onnx")
 
 
-def _report(bench: Bench, chosen: Finalist, baseline: Measurement) -> tuple[Final, Final, Drop]:
-    """FP32 and the chosen file on the report set, which the search never saw."""
-    evaluator = bench.evaluator
+@dataclass(frozen=True)
+class _Report:
+    """FP32 and the chosen file on the report set, and how they differ there."""
+
+    baseline: Final
+    best: Final
+    drop: Drop
+    p: float
+    changes: Changes
+
+
+def _report(bench: Bench, chosen: Finalist, baseline: Measurement) -> _Report:
+    """Run both files on the report set, which the search never saw."""
+    evaluator, metric = bench.evaluator, bench.evaluator.metric
     evaluator.keep_reference(bench.graph, "report")
-    reference = evaluator.reference_statistics("report")
-    statistics = reference
+    fp32 = outputs = evaluator.reference["report"]
     if chosen.record is not None:
-        statistics = evaluator.statistics(chosen.artifact.path, "report", 0, len(reference))
-    drop = paired_drop(evaluator.metric, reference, statistics)
-    base = _final(bench, Artifact.of(bench.graph.path, "onnx"), baseline, reference, 0.0)
-    return base, _final(bench, chosen.artifact, chosen.measurement, statistics, drop.value), drop
+        outputs = evaluator.outputs(chosen.artifact.path, "report", 0, len(fp32))
+    reference, statistics = (evaluator.score(found, "report", 0, len(fp32)) for found in (fp32, outputs))
+    drop = paired_drop(metric, reference, statistics)
+    divergence = float(evaluator.divergence(outputs, "report", 0, len(fp32)).mean())
+    base = _final(bench, Artifact.of(bench.graph.path, "onnx"), replace(baseline, divergence=0.0), reference, 0.0)
+    best = _final(bench, chosen.artifact, replace(chosen.measurement, divergence=divergence), statistics, drop.value)
+    return _Report(base, best, drop, paired_p(metric, reference, statistics), find_changes(evaluator, outputs, "report"))
 
 
 def _final(bench: Bench, artifact: Artifact, figures: Measurement, statistics: Statistics, drop: float) -> Final:

@@ -34,12 +34,17 @@ class Drop:
 
 def paired_drop(metric: Metric, reference: Statistics, candidate: Statistics, resamples: int = RESAMPLES) -> Drop:
     """Drop of the metric with its interval; examples are resampled in pairs, which cancels what is hard for both."""
-    draws = _bootstrap(
-        lambda chosen: metric.value(reference[chosen]) - metric.value(candidate[chosen]), len(reference), resamples
-    )
+    draws = paired_draws(metric, reference, candidate, resamples)
     low, high, upper = np.percentile(draws, [2.5, 97.5, 90.0])
     value = metric.value(reference) - metric.value(candidate)
     return Drop(value, float(low), float(high), float(upper), float(draws.std()))
+
+
+def paired_draws(metric: Metric, reference: Statistics, candidate: Statistics, resamples: int) -> NDArray[np.float64]:
+    """The drop on resampled examples, the same ones for both files: shape (resamples,)."""
+    return _bootstrap(
+        lambda chosen: metric.value(reference[chosen]) - metric.value(candidate[chosen]), len(reference), resamples
+    )
 
 
 def interval(metric: Metric, statistics: Statistics, resamples: int = RESAMPLES) -> tuple[float, float]:

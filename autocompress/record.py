@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Measurement
+from autocompress.changes import Changes
 from autocompress.policy import Policy
 from autocompress.quality import Quality
 
@@ -203,10 +204,14 @@ class SearchResult:
             `interrupted`: stopped by the user, best so far.
         drop, drop_ci: accuracy of FP32 minus best on the report set, paired, with its 95 % interval.
         drop_upper: upper one-sided 90 % bound of the drop.
+        drop_p: two-sided p of the paired test that FP32 and best are equally good on the report set.
         selection_gap: accuracy of best on the search set minus that on the report set.
         reasons: one sentence each, for a person.
         quality: the metric that accuracies are values of.
         mask_overlap: layer that loses weights to how far its masks from disjoint halves of the calibration data agree.
+        changes: which examples and classes of the report set changed.
+        predicted: what the search's model said of best before it was measured: `divergence`, `size_ratio`, `latency_ratio`;
+            empty when there was none.
     """
 
     status: Status
@@ -231,3 +236,6 @@ class SearchResult:
     reasons: Sequence[str] = ()
     quality: Quality = field(default_factory=Quality)
     mask_overlap: Mapping[str, MaskOverlap] = field(default_factory=dict)
+    drop_p: float = 1.0
+    changes: Changes = field(default_factory=Changes)
+    predicted: Mapping[str, float] = field(default_factory=dict)

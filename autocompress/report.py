@@ -8,7 +8,14 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from autocompress.changes import write_changes
+from autocompress.class_drops import worst_classes
+from autocompress.quality import Quality
 from autocompress.record import Final, SearchResult
+from autocompress.significance import LEVEL
+
+SMALLEST_P = 0.001
+"""Smaller ones are written as such."""
 
 
 def result_dict(result: SearchResult) -> dict[str, Any]:
@@ -31,6 +38,9 @@ def result_dict(result: SearchResult) -> dict[str, Any]:
         "drop": result.drop,
         "drop_ci": list(result.drop_ci),
         "drop_upper": result.drop_upper,
+        "drop_p": result.drop_p,
+        "worst_classes": [vars(found) for found in worst_classes(result.changes.classes)],
+        "predicted": dict(result.predicted),
         "selection_gap": result.selection_gap,
         "binding_constraint": None if constraint is None else vars(constraint),
         "trials": {state: states.get(state, 0) for state in ("complete", "pruned", "failed")},
@@ -66,7 +76,8 @@ def _final_dict(final: Final) -> dict[str, Any]:
 
 
 def write_result(result: SearchResult) -> Path:
-    """Write result.json, whole or not at all."""
+    """Write result.json, whole or not at all, and beside it which examples and classes of the report set changed."""
+    write_changes(result.changes, result.folder)
     path = result.folder / "result.json"
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(result_dict(result), indent=2) + "\n", encoding="utf-8")
@@ -105,7 +116,36 @@ def table(result: SearchResult) -> str:
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     drop, bounds = quality.difference(result.drop, digits=2), quality.difference(*result.drop_ci, digits=2)
     lines.append(f"drop {drop}, 95 % interval {bounds}, on {best.images} report examples")
-    return "\n".join([f"status: {result.status}", *lines, *_overlap_line(result), *result.reasons])
+    more = (*_significance_line(result), *_classes_line(result), *_prediction_line(result), *_overlap_line(result))
+    return "\n".join([f"status: {result.status}", *lines, *more, *result.reasons])
+
+
+def _significance_line(result: SearchResult) -> list[str]:
+    """Whether the paired test calls the difference real; nothing where there is none."""
+    if not result.drop:
+        return []
+    what, size = "drop" if result.drop > 0 else "gain", result.quality.difference(abs(result.drop), digits=2)
+    verdict = "is real" if result.drop_p < LEVEL else "is within chance"
+    p = f"p = {result.drop_p:.2g}" if result.drop_p >= SMALLEST_P else f"p < {SMALLEST_P}"
+    return [f"the {what} of {size} {verdict} ({p})"]
+
+
+def _classes_line(result: SearchResult) -> list[str]:
+    """The classes that lost most; nothing where none did."""
+    quality = Quality(percent=True)
+    worst = [
+        f"class {found.label} {quality.signed(found.drop)} of {found.examples} examples"
+        for found in worst_classes(result.changes.classes)
+    ]
+    flips = len(result.changes.flips)
+    return [f"{flips} examples changed their top choice; most was lost by {', '.join(worst)}"] if worst else []
+
+
+def _prediction_line(result: SearchResult) -> list[str]:
+    """What was predicted of the best file beside what was measured; nothing where nothing was."""
+    pairs = [(name, value, getattr(result.best.measurement, name)) for name, value in result.predicted.items()]
+    shown = [f"{name} {value:.4g} ({measured:.4g})" for name, value, measured in pairs if measured is not None]
+    return [f"predicted (measured): {', '.join(shown)}"] if shown else []
 
 
 def _overlap_line(result: SearchResult) -> list[str]:

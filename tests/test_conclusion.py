@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import scipy.stats
 import torch
 from numpy.typing import NDArray
 
@@ -87,12 +88,17 @@ def pruned(number: int, policy: Policy, size: float) -> TrialRecord:
     return TrialRecord(number, "trial", "pruned", "size", "too large", policy, figures, {}, sha256="claimed")
 
 
-def right(path: Path, task: Task, name: str) -> NDArray[np.float64]:
-    """1 for each image of a set that a file gets right, by plain onnxruntime."""
+def choices(path: Path, task: Task, name: str) -> NDArray[np.int64]:
+    """The top choice of a file for each image of a set, by plain onnxruntime."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (outputs,) = session.run(None, {session.get_inputs()[0].name: task.sets[name].inputs})
-    found: NDArray[np.float64] = (np.asarray(outputs).argmax(1) == task.sets[name].targets).astype(np.float64)
+    found: NDArray[np.int64] = np.asarray(outputs).argmax(1)
     return found
+
+
+def right(path: Path, task: Task, name: str) -> NDArray[np.float64]:
+    """1 for each image of a set that a file gets right."""
+    return (choices(path, task, name) == task.sets[name].targets).astype(np.float64)
 
 
 def test_answer_is_measured_on_the_report_set(
@@ -148,6 +154,33 @@ def test_folder_holds_what_builds_the_same_bytes(
     again = build(bench.graph, saved.policy, state, bench.components.target.capabilities(), tmp_path / "again.onnx")
     assert again.artifact.sha256 == result.best.artifact.sha256
     assert not (tmp_path / "finalists").exists()
+
+
+def test_what_changed_on_the_report_set_is_written_out(
+    concluded: Conclude, every: Callable[[LayerPolicy], Policy], bench: Bench, tiny: Any
+) -> None:
+    """Counted again with plain onnxruntime."""
+    result = concluded([record(4, every(HOPELESS))], SMALLER)
+    labels = tiny.task.sets["report"].targets
+    before, after = (choices(path, tiny.task, "report") for path in (result.baseline.artifact.path, result.best.artifact.path))
+    lost, won = ((one == labels) & (other != labels) for one, other in ((before, after), (after, before)))
+    expected = scipy.stats.binomtest(int(lost.sum()), int((lost | won).sum())).pvalue
+    assert 0 < result.drop_p < 1e-6
+    assert result.drop_p == pytest.approx(expected, rel=1e-6, abs=0)
+    assert [flip.index for flip in result.changes.flips] == np.flatnonzero(before != after).tolist()
+    assert [flip.choice_file for flip in result.changes.flips] == after[before != after].tolist()
+    assert sum(flip.right_fp32 and not flip.right_file for flip in result.changes.flips) == lost.sum()
+    assert [found.label for found in result.changes.classes] == list(range(10))
+    assert sum(found.examples * found.drop for found in result.changes.classes) == pytest.approx(500 * result.drop)
+    assert result.changes.worst == ()
+    assert result.best.measurement.divergence is not None and result.best.measurement.divergence > 0
+    assert result.baseline.measurement.divergence == 0
+
+
+def test_fp32_changes_nothing(concluded: Conclude, every: Callable[[LayerPolicy], Policy]) -> None:
+    result = concluded([])
+    assert (result.drop_p, result.changes.flips, result.predicted) == (1.0, [], {})
+    assert {found.drop for found in result.changes.classes} == {0.0}
 
 
 def test_best_is_chosen_by_what_is_measured_again(concluded: Conclude, every: Callable[[LayerPolicy], Policy]) -> None:

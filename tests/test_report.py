@@ -1,0 +1,62 @@
+"""The table for people: what the paired test, the classes and the predictions say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autocompress import SearchResult
+from autocompress.changes import Changes
+from autocompress.class_drops import ClassDrop
+from autocompress.flips import Flip
+from autocompress.report import result_dict, table
+from autocompress.testing import make_records, make_result, make_study
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> SearchResult:
+    study = make_study(tmp_path)
+    return make_result(study, make_records(study))
+
+
+@pytest.mark.parametrize(
+    ("drop", "p", "sentence"),
+    [
+        (0.002, 0.34, "the drop of 0.20 points is within chance (p = 0.34)"),
+        (0.02, 0.0004, "the drop of 2.00 points is real (p < 0.001)"),
+        (0.02, 0.0123, "the drop of 2.00 points is real (p = 0.012)"),
+        (-0.01, 0.06, "the gain of 1.00 points is within chance (p = 0.06)"),
+    ],
+)
+def test_drop_is_called_real_or_chance(result: SearchResult, drop: float, p: float, sentence: str) -> None:
+    assert sentence in table(replace(result, drop=drop, drop_p=p)).splitlines()
+    assert result_dict(replace(result, drop_p=p))["drop_p"] == p
+
+
+def test_nothing_is_said_about_what_is_not_there(result: SearchResult) -> None:
+    text = table(replace(result, drop=0.0))
+    assert not any(word in text for word in ("chance", "real", "class", "predicted"))
+    written = result_dict(result)
+    assert (written["worst_classes"], written["predicted"]) == ([], {})
+
+
+def test_the_three_worst_classes_are_named(result: SearchResult) -> None:
+    drops = [ClassDrop(n, 50 + n, 0.9, 0.9 - drop, drop) for n, drop in enumerate([0.02, 0.1, -0.1, 0.04, 0.06])]
+    changed = replace(result, changes=Changes([Flip(7, 1, 1, 2, True, False)], drops))
+    assert [row["label"] for row in result_dict(changed)["worst_classes"]] == [1, 4, 3]
+    assert result_dict(changed)["worst_classes"][0] == vars(drops[1])
+    line = next(line for line in table(changed).splitlines() if "class" in line)
+    assert line == (
+        "1 examples changed their top choice; most was lost by class 1 -10.0 points of 51 examples, "
+        "class 4 -6.0 points of 54 examples, class 3 -4.0 points of 53 examples"
+    )
+
+
+def test_predictions_stand_beside_what_was_measured(result: SearchResult) -> None:
+    predicted = {"divergence": 0.0123, "size_ratio": 0.41, "latency_ratio": 0.382}
+    measured = replace(result.best, measurement=replace(result.best.measurement, divergence=0.02))
+    found = replace(result, best=measured, predicted=predicted)
+    assert "predicted (measured): divergence 0.0123 (0.02), size_ratio 0.41 (0.4), latency_ratio 0.382 (0.4)" in table(found)
+    assert result_dict(found)["predicted"] == predicted
