@@ -11,10 +11,13 @@ from autocompress.budget import Budget
 from autocompress.ending import Ending
 from autocompress.errors import ConfigError
 from autocompress.history import History
+from autocompress.incumbent import Incumbent
+from autocompress.intervals import Statistics
 from autocompress.policy import Policy, load_policy
 from autocompress.problem import Problem
 from autocompress.progress import Progress
 from autocompress.quality import Quality
+from autocompress.racing import Rival
 from autocompress.record import Kind, Objective, TrialRecord
 from autocompress.space import SearchSpace
 from autocompress.start import STARTS, start_batches
@@ -49,7 +52,7 @@ class SearchSettings:
     patience: int | None = None
     seed: int = 0
     seeds: list[str] = field(default_factory=list)
-    start: str = "rules"
+    start: str = "uniform"
     keep: str = "none"
     finalists: int = 3
     recoverable_drop: float = 0.1
@@ -103,11 +106,12 @@ def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener:
     settings, policies = run.settings, math.prod(space.sizes.values())
     ending = Ending(settings.trials, settings.timeout, settings.patience, policies)
     batches = _batches(run, space)
+    incumbent = Incumbent(run.bench, candidate_path(run.folder, 0).with_name("incumbent.onnx"))
     run.progress.begin_trials(Quality.of(run.bench.components.metric), settings.timeout)
     try:
         while (reason := ending.reason(history)) is None:
             _enqueue(study, space, batches)
-            record = _next(run, study, space, history)
+            record = _next(run, study, space, history, incumbent)
             ending.proposed(known=record.kind == "repeated")
             listener(record)
             run.progress.trial(record, history.count, settings.trials, history.leader)
@@ -120,12 +124,15 @@ def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener:
     return Outcome(history.records, False, reason)
 
 
-def _next(run: SearchRun, study: SearchStudy, space: SearchSpace, history: History) -> TrialRecord:
+def _next(run: SearchRun, study: SearchStudy, space: SearchSpace, history: History, incumbent: Incumbent) -> TrialRecord:
     """One trial, stored."""
     trial = study.ask()
-    record = _measure(run, trial.number, trial.user_attrs.get(KIND, "trial"), space.policy(trial.params), history)
+    kind, policy = trial.user_attrs.get(KIND, "trial"), space.policy(trial.params)
+    record, statistics = _measure(run, trial.number, kind, policy, history, incumbent)
     study.tell(trial, record)
     history.add(record)
+    if statistics is not None and history.leader is record:
+        incumbent.learn(policy, statistics)
     return record
 
 
@@ -150,24 +157,27 @@ def candidate_path(folder: Path, number: int) -> Path:
     return folder / "candidates" / f"t{number:04d}.onnx"
 
 
-def _measure(run: SearchRun, number: int, kind: Kind, policy: Policy, history: History) -> TrialRecord:
+def _measure(
+    run: SearchRun, number: int, kind: Kind, policy: Policy, history: History, incumbent: Incumbent
+) -> tuple[TrialRecord, Statistics | None]:
     """Measure the policy, or copy the figures when the very same policy was measured before."""
     known = history.known(policy)
     if known is not None:
-        return replace(known, number=number, kind="repeated", reason=f"same policy as trial {known.number}", seconds={})
-    path = candidate_path(run.folder, number)
-    return run_trial(run.bench, policy, run.goal.budget, lambda: _floor(run, history), number, kind, path)
+        return replace(known, number=number, kind="repeated", reason=f"same policy as trial {known.number}", seconds={}), None
+    path, budget = candidate_path(run.folder, number), run.goal.budget
+    return run_trial(run.bench, policy, budget, lambda: _rivals(run, history, incumbent), number, kind, path)
 
 
-def _floor(run: SearchRun, history: History) -> float | None:
-    """The largest drop that could still win: the budget's, or the best candidate's; more where finalists are recovered."""
+def _rivals(run: SearchRun, history: History, incumbent: Incumbent) -> list[Rival]:
+    """What a candidate must not lose to: FP32 by more than the budget, and the leader where accuracy is looked for."""
     recoverable = run.settings.recoverable_drop if run.bench.components.slow_recoveries else 0.0
-    if run.goal.budget.accuracy_drop is not None:
-        return run.goal.budget.accuracy_drop + recoverable
-    best = history.leader
-    if best is None or best.measurement.accuracy_drop is None or run.goal.objective != "accuracy":
-        return None
-    return best.measurement.accuracy_drop + recoverable
+    limit, leader, rivals = run.goal.budget.accuracy_drop, history.leader, list[Rival]()
+    if limit is not None:
+        rivals.append(Rival("FP32", run.bench.evaluator.reference_statistics("search"), limit + recoverable))
+    if leader is not None and run.goal.objective == "accuracy":
+        statistics = incumbent.statistics(leader.policy)
+        rivals += [Rival(f"trial {leader.number}", statistics, recoverable)] if statistics is not None else []
+    return rivals
 
 
 def _clean(run: SearchRun, history: History) -> None:

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from autocompress.budget import Budget
 from autocompress.record import TrialRecord
-from autocompress.trial import HOPELESS_SPREADS
+
+SURE_SPREADS = 3.0
+"""Standard errors by which a drop must exceed a limit before it does so for sure."""
 
 
 def judged_again(records: Sequence[tuple[str, TrialRecord]], budget: Budget) -> list[TrialRecord]:
@@ -42,6 +44,6 @@ def _exceeded(record: TrialRecord, budget: Budget) -> list[str]:
     """Limits that are broken for sure: an accuracy of a trial that was stopped is one of few examples, so its error counts."""
     figures = record.measurement
     if figures.accuracy_drop is not None:
-        least = figures.accuracy_drop - HOPELESS_SPREADS * (figures.accuracy_drop_spread or 0.0)
+        least = figures.accuracy_drop - SURE_SPREADS * (figures.accuracy_drop_spread or 0.0)
         figures = replace(figures, accuracy_drop=least)
     return [name for name, excess in budget.violations(figures).items() if excess > 0]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,13 @@ from autocompress.compress import CompressedModel, LayerDatabase
 from autocompress.device import Device, TimingSettings
 from autocompress.evaluation import Evaluator
 from autocompress.graph import BaseGraph
-from autocompress.intervals import paired_drop
+from autocompress.intervals import Statistics, paired_drop
 from autocompress.policy import Policy
 from autocompress.progress import Progress
+from autocompress.racing import Rival, find_defeat
 from autocompress.record import Gate, Kind, State, TrialRecord
 from autocompress.recovery import Recoverable
 from autocompress.task import Task
-
-GATE_RESAMPLES = 200
-HOPELESS_SPREADS = 3.0
-"""A candidate is dropped on a subset when it misses by more than this many standard errors."""
 
 
 @dataclass
@@ -39,14 +37,18 @@ class TrialSettings:
     """How much one trial measures.
 
     Attributes:
-        subsets: shares of the search set after which a hopeless candidate is dropped.
+        subsets: shares of the search set after which a hopeless candidate is dropped (`autocompress.racing`).
         minimum_subset: smallest number of examples of a subset.
         check_images: calibration examples on which the optimized run is compared with the unoptimized one.
     """
 
-    subsets: list[float] = field(default_factory=lambda: [0.25])
-    minimum_subset: int = 100
+    subsets: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5])
+    minimum_subset: int = 50
     check_images: int = 32
+
+
+SPREAD_RESAMPLES = 200
+"""Bootstrap resamples for the standard error of a trial's drop."""
 
 
 class _PrunedError(Exception):
@@ -63,6 +65,7 @@ class _Progress:
     candidate: Candidate | None = None
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    statistics: Statistics | None = None
 
     @contextmanager
     def at(self, gate: Gate) -> Iterator[None]:
@@ -136,26 +139,36 @@ class Bench:
 
 
 def run_trial(
-    bench: Bench, policy: Policy, budget: Budget, floor: Callable[[], float | None], number: int, kind: Kind, path: Path
-) -> TrialRecord:
+    bench: Bench, policy: Policy, budget: Budget, rivals: Callable[[], Sequence[Rival]], number: int, kind: Kind, path: Path
+) -> tuple[TrialRecord, Statistics | None]:
     """Measure a policy, gate by gate; what goes wrong with the candidate is recorded, not raised.
 
     Args:
-        floor: the largest drop that could still be the answer, None when any could.
+        rivals: what the candidate must not lose to; asked when its accuracy is measured.
+
+    Returns:
+        The record, and the metric's statistics on the whole search set where it got so far.
     """
     progress = _Progress()
+    state, reason = _outcome(bench, policy, budget, rivals, path, progress)
+    return _record(bench, policy, budget, progress, number, kind, state, reason), progress.statistics
+
+
+def _outcome(
+    bench: Bench, policy: Policy, budget: Budget, rivals: Callable[[], Sequence[Rival]], path: Path, progress: _Progress
+) -> tuple[State, str]:
     try:
-        _pass_gates(bench, policy, budget, floor, path, progress)
-        progress.gate = "done"
-        return _record(bench, policy, budget, progress, number, kind, "complete", "")
+        _pass_gates(bench, policy, budget, rivals, path, progress)
     except _PrunedError as pruned:
-        return _record(bench, policy, budget, progress, number, kind, "pruned", str(pruned))
+        return "pruned", str(pruned)
     except Exception as error:
-        return _record(bench, policy, budget, progress, number, kind, "failed", f"{type(error).__name__}: {error}")
+        return "failed", f"{type(error).__name__}: {error}"
+    progress.gate = "done"
+    return "complete", ""
 
 
 def _pass_gates(
-    bench: Bench, policy: Policy, budget: Budget, floor: Callable[[], float | None], path: Path, progress: _Progress
+    bench: Bench, policy: Policy, budget: Budget, rivals: Callable[[], Sequence[Rival]], path: Path, progress: _Progress
 ) -> None:
     with progress.at("build"):
         candidate = progress.candidate = bench.build(policy, path)
@@ -169,11 +182,12 @@ def _pass_gates(
         nodes = bench.device.integer_nodes(path, bench.evaluator.inputs("example"))
         progress.warnings = placement_warnings(bench.graph, candidate, nodes)
     with progress.at("latency"):
-        latency = bench.device.latency(bench.graph.path, path, bench.evaluator.inputs("example"), bench.timing)
+        inputs = bench.evaluator.inputs("example")
+        latency = bench.device.latency(bench.graph.path, path, inputs, bench.timing, limit=budget.latency_ratio)
         progress.learn(latency=latency, latency_ms=latency.median_ms, latency_ratio=latency.ratio)
         _require(budget, progress.measurement, "latency_ms", "latency_ratio")
     with progress.at("accuracy"):
-        _measure_accuracy(bench, path, floor(), progress)
+        _measure_accuracy(bench, path, rivals(), progress)
 
 
 def _require(budget: Budget, measurement: Measurement, *names: str) -> None:
@@ -182,21 +196,22 @@ def _require(budget: Budget, measurement: Measurement, *names: str) -> None:
             raise _PrunedError(f"{name} {getattr(measurement, name):.4g} exceeds the budget {getattr(budget, name):.4g}")
 
 
-def _measure_accuracy(bench: Bench, path: Path, floor: float | None, progress: _Progress) -> None:
+def _measure_accuracy(bench: Bench, path: Path, rivals: Sequence[Rival], progress: _Progress) -> None:
     """Growing prefixes of the search set; each example is computed once."""
-    reference = bench.evaluator.reference_statistics("search")
-    evaluator, parts = bench.evaluator, list[NDArray[Any]]()
-    done = 0
-    for stop in _prefixes(len(reference), bench.settings):
-        parts.append(evaluator.outputs(path, "search", done, stop))
-        done, outputs = stop, np.concatenate(parts)
+    evaluator, metric, parts = bench.evaluator, bench.evaluator.metric, list[NDArray[Any]]()
+    reference = evaluator.reference_statistics("search")
+    stops = _prefixes(len(reference), bench.settings)
+    for start, stop in pairwise([0, *stops]):
+        parts.append(evaluator.outputs(path, "search", start, stop))
+        outputs = np.concatenate(parts)
         statistics = evaluator.score(outputs, "search", 0, stop)
-        drop = paired_drop(evaluator.metric, reference[:stop], statistics, GATE_RESAMPLES)
-        progress.learn(accuracy=evaluator.metric.value(statistics), images=stop)
+        drop = paired_drop(metric, reference[:stop], statistics, SPREAD_RESAMPLES)
+        progress.learn(accuracy=metric.value(statistics), images=stop)
         progress.learn(accuracy_drop=drop.value, accuracy_drop_spread=drop.spread)
         progress.learn(divergence=float(evaluator.divergence(outputs, "search", 0, stop).mean()))
-        if stop < len(reference) and floor is not None and drop.value - HOPELESS_SPREADS * drop.spread > floor:
-            raise _PrunedError(f"drop {drop.value:.4f} on {stop} examples cannot come under {floor:.4f}")
+        if stop < len(reference) and (defeat := find_defeat(metric, statistics, rivals, len(stops) - 1)):
+            raise _PrunedError(str(defeat))
+    progress.statistics = statistics
 
 
 def _prefixes(examples: int, settings: TrialSettings) -> list[int]:

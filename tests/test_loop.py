@@ -340,7 +340,7 @@ def test_ctrl_c_between_two_trials_loses_nothing(search: Search) -> None:
     assert [record.number for record in records] == list(range(len(records)))
 
 
-@pytest.mark.parametrize(("objective", "images"), [("accuracy", 100), ("size", 400)])
+@pytest.mark.parametrize(("objective", "images"), [("accuracy", 50), ("size", 400)])
 def test_what_cannot_beat_the_best_in_accuracy_is_not_measured_in_full(
     search: Search, objective: Objective, images: int
 ) -> None:
@@ -351,19 +351,34 @@ def test_what_cannot_beat_the_best_in_accuracy_is_not_measured_in_full(
     assert (good.images, bad.images) == (400, images)
 
 
-def test_limit_of_the_drop_decides_what_is_hopeless(search: Search) -> None:
+@pytest.mark.parametrize(("limit", "images"), [(0.99, 400), (0.05, 50)])
+def test_limit_of_the_drop_decides_what_is_hopeless(search: Search, limit: float, images: int) -> None:
+    records = run_good_and_bad(search, Goal("size", Budget(accuracy_drop=limit)))
+    assert [record.measurement.images for record in records] == [400, images]
+    assert limit == 0.99 or "behind FP32 on 50 examples, 0.0500 is allowed" in records[1].reason
+
+
+def test_leader_is_a_rival_whatever_the_budget_allows(search: Search) -> None:
     records = run_good_and_bad(search, Goal("accuracy", Budget(accuracy_drop=0.99)))
-    assert [record.measurement.images for record in records] == [400, 400]
+    assert records[1].state == "pruned"
+    assert "behind trial 0 on 50 examples, 0.0000 is allowed" in records[1].reason
 
 
-def run_good_and_bad(search: Search, goal: Goal) -> list[TrialRecord]:
+def test_leader_of_an_earlier_run_is_still_the_rival(search: Search) -> None:
+    run_good_and_bad(search, Goal("accuracy", Budget()), trials=1)
+    records = run_good_and_bad(search, Goal("accuracy", Budget()))
+    assert "behind trial 0 on 50 examples" in records[1].reason
+    assert search.files() == [], "the leader's file was only built to be run"
+
+
+def run_good_and_bad(search: Search, goal: Goal, trials: int = 2) -> list[TrialRecord]:
     """All layers in eight bits, then in two."""
     search.bench = with_quantizers(search.bench, Int8(), Int4(bits=2, mse=False))
     search.include = ["*"]
     search.goal = goal
     layers = search.bench.graph.layers
     good, bad = Policy(dict.fromkeys(layers, INT8)), Policy(dict.fromkeys(layers, LayerPolicy("int4", 2)))
-    return search.run(2, seeds=search.seeds(good, bad)).records
+    return search.run(trials, seeds=search.seeds(good, bad)).records
 
 
 def test_person_is_told_each_trial_and_the_best(search: Search) -> None:
