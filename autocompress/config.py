@@ -75,7 +75,7 @@ class BaseSchema:
 
 @dataclass
 class JobSchema(BaseSchema):
-    """A job of the command line: a search with a model and data by configuration.
+    """A job of the command line: a search, or its tables of sensitivity, with a model and data by configuration.
 
     Attributes:
         loss: 'module:function' of (outputs, targets), for pruners that ask for gradients and for fine-tuning.
@@ -108,6 +108,7 @@ class PluginsSchema:
 SCHEMAS = {
     "base_schema": BaseSchema,
     "search_schema": JobSchema,
+    "sensitivity_schema": JobSchema,
     "apply_schema": ApplySchema,
     "evaluate_schema": EvaluateSchema,
     "plugins_schema": PluginsSchema,

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,14 +71,16 @@ def measure_effects(
     bench: Bench, space: SearchSpace, settings: SensitivitySettings, journal: Journal, progress: Progress
 ) -> dict[str, list[Effect]]:
     """Parameter to the effect of each option; only what the journal does not hold is measured."""
-    bench.evaluator.keep_reference(bench.graph, "calibration")
+    if "calibration" not in bench.evaluator.reference:
+        bench.evaluator.keep_reference(bench.graph, "calibration")
     what = f"effect on {settings.images}"
     policies = {name: [space.alone(name, index) for index in range(count)] for name, count in space.sizes.items()}
     distinct = {policy.digest: policy for options in policies.values() for policy in options}
-    for done, policy in enumerate(distinct.values(), start=1):
-        if journal.get(what, policy) is None:
-            progress.step("sensitivity", done, len(distinct))
-            journal.put(what, policy, asdict(_measured(bench, policy, settings.images)))
+    missing = [policy for policy in distinct.values() if journal.get(what, policy) is None]
+    start = time.monotonic()
+    for done, policy in enumerate(missing):
+        progress.step("sensitivity", done, len(missing), time.monotonic() - start)
+        journal.put(what, policy, asdict(_measured(bench, policy, settings.images)))
     return {name: [_known(journal, what, policy) for policy in options] for name, options in policies.items()}
 
 

@@ -81,7 +81,7 @@ class MeasuredProblem(Problem):
     def probes(self) -> Probes:
         """The files of single options, timed where the latency matters for the goal."""
         if self.objective not in ("latency", "pareto") and "latency_ratio" not in self.ratio_limits():
-            return Probes([], {})
+            return Probes([], {}, 0.0)
         parts = (self.bench, self.space, self._costs.features, self.settings.seconds, self.journal, self.progress)
         with self.progress.stage("latency of single options"):
             return time_options(*parts)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from autocompress.device import TimingSettings
 from autocompress.effects import Journal
@@ -14,6 +16,9 @@ from autocompress.progress import Progress
 from autocompress.space import SearchSpace
 from autocompress.trial import Bench
 
+LATENCY = "latency"
+"""What the journal calls these figures."""
+
 
 @dataclass(frozen=True)
 class Probes:
@@ -22,10 +27,12 @@ class Probes:
     Attributes:
         observed: one for each way of computing that the options differ in.
         ratios: parameter to the latency ratio of each option alone; None where the file does not run.
+        reference_ms: of FP32, timed in the same rounds.
     """
 
     observed: Sequence[Observation]
     ratios: Mapping[str, Sequence[float | None]]
+    reference_ms: float
 
 
 def time_options(
@@ -37,32 +44,33 @@ def time_options(
     for options in policies.values():
         for policy in options:
             distinct.setdefault(features.of(policy).tobytes(), policy)
-    timed = {}
-    for done, (key, policy) in enumerate(distinct.items(), start=1):
-        progress.step("latency of single options", done, len(distinct))
-        timed[key] = _timed(bench, policy, seconds, journal) if features.of(policy).any() else Observation(policy, 1.0, 0.0)
+    missing = [policy for policy in distinct.values() if journal.get(LATENCY, policy) is None]
+    start = time.monotonic()
+    for done, policy in enumerate(missing):
+        progress.step("latency of single options", done, len(missing), time.monotonic() - start)
+        _time(bench, policy, seconds, journal)
+    timed = {key: journal.get(LATENCY, policy) for key, policy in distinct.items()}
     ratios = {name: [_ratio(timed[features.of(policy).tobytes()]) for policy in options] for name, options in policies.items()}
-    return Probes([observation for observation in timed.values() if observation is not None], ratios)
+    known = [values for values in timed.values() if values is not None]
+    observed = [Observation(distinct[key], values["ratio"], values["spread"]) for key, values in timed.items() if values]
+    return Probes(observed, ratios, median(values["reference_ms"] for values in known) if known else 0.0)
 
 
-def _ratio(observation: Observation | None) -> float | None:
-    return None if observation is None else observation.ratio
+def _ratio(values: Mapping[str, float] | None) -> float | None:
+    return None if values is None else values["ratio"]
 
 
-def _timed(bench: Bench, policy: Policy, seconds: float, journal: Journal) -> Observation | None:
-    """None: the file cannot be built or run."""
-    known = journal.get("latency", policy)
-    if known is None:
-        path = bench.evaluator.folder / "probe.onnx"
-        try:
-            bench.build(policy, path)
-            timing = TimingSettings(seconds, bench.timing.precision)
-            latency = bench.device.latency(bench.graph.path, path, bench.evaluator.inputs("example"), timing)
-        except AutocompressError:
-            return None
-        finally:
-            path.unlink(missing_ok=True)
-        observation = Observation.of(policy, latency)
-        known = {"ratio": observation.ratio, "spread": observation.spread}
-        journal.put("latency", policy, known)
-    return Observation(policy, known["ratio"], known["spread"])
+def _time(bench: Bench, policy: Policy, seconds: float, journal: Journal) -> None:
+    """Keep ratio, spread and FP32's milliseconds of a policy's file; nothing when it cannot be built or run."""
+    path = bench.evaluator.folder / "probe.onnx"
+    try:
+        bench.build(policy, path)
+        timing = TimingSettings(seconds, bench.timing.precision)
+        latency = bench.device.latency(bench.graph.path, path, bench.evaluator.inputs("example"), timing)
+    except AutocompressError:
+        return
+    finally:
+        path.unlink(missing_ok=True)
+    observation = Observation.of(policy, latency)
+    values = {"ratio": observation.ratio, "spread": observation.spread, "reference_ms": latency.reference_median_ms}
+    journal.put(LATENCY, policy, values)

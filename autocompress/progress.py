@@ -97,9 +97,13 @@ class Progress:
         bar = "#" * round(20 * done)
         self._line(f"{what} [{bar:<20}] epoch {epoch}/{epochs}, loss {loss:.4f}, best held-out loss {held_out:.4f}")
 
-    def step(self, what: str, done: int, total: int) -> None:
-        """Where a long stage is."""
-        self._transient(f"{what}: {done}/{total}")
+    def step(self, what: str, done: int, total: int, seconds: float) -> None:
+        """Where a long stage is, `done` steps of which took so many seconds; a log has a line for each tenth."""
+        left = f", {seconds / done * (total - done) / 60:.1f} min left" if done else ""
+        if self._stream.isatty():
+            self._transient(f"{what}: {done}/{total}{left}")
+        elif done and 10 * done // total > 10 * (done - 1) // total:
+            self._line(f"{what}: {done}/{total}{left}")
 
     def note(self, text: str) -> None:
         """A line of its own."""

@@ -20,6 +20,7 @@ from autocompress.errors import ConfigError, PolicyError
 from autocompress.evaluation import Evaluator
 from autocompress.factories import load_function
 from autocompress.graph import BaseGraph
+from autocompress.heatmap import write_heatmap
 from autocompress.intervals import interval, paired_drop
 from autocompress.policy import SavedPolicy, load_saved_policy
 from autocompress.preparation import prepare
@@ -27,9 +28,15 @@ from autocompress.progress import Progress
 from autocompress.registry import Registry
 from autocompress.report import table
 from autocompress.run import run
+from autocompress.sensitivity import measure_sensitivity
+from autocompress.sensitivity_files import write_sensitivity
+from autocompress.sensitivity_table import WIDTH, sensitivity_table
 from autocompress.settings import Settings
 from autocompress.task import Task
 from autocompress.training import cached_model
+from autocompress.workspace import open_workspace
+
+MINIMUM_WIDTH = 60
 
 
 def run_verb(verb: str, job: Job, registry: Registry) -> None:
@@ -37,7 +44,9 @@ def run_verb(verb: str, job: Job, registry: Registry) -> None:
     if verb == "plugins":
         _say(plugin_table(registry))
     elif job.settings is not None:
-        {"search": _search, "apply": _apply, "evaluate": _evaluate}[verb](job, job.settings, registry)
+        {"search": _search, "sensitivity": _sensitivity, "apply": _apply, "evaluate": _evaluate}[verb](
+            job, job.settings, registry
+        )
 
 
 def _say(text: str) -> None:
@@ -75,6 +84,16 @@ def _search(job: Job, settings: Settings, registry: Registry) -> None:
     result = run(build_task(job, settings, progress), settings, registry, progress)
     _say(table(result))
     _say(f"file: {result.best.artifact.path}\nmore: {result.folder / 'result.json'}")
+
+
+def _sensitivity(job: Job, settings: Settings, registry: Registry) -> None:
+    progress = Progress()
+    with open_workspace(build_task(job, settings, progress), settings, progress) as workspace, progress.stage("sensitivity"):
+        found = measure_sensitivity(workspace, settings.sensitivity, progress)
+    write_sensitivity(found, settings.folder)
+    write_heatmap(found, settings.folder / "sensitivity.png")
+    _say(sensitivity_table(found, max(MINIMUM_WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)))
+    _say(f"more: sensitivity.json, sensitivity.csv and sensitivity.png in {settings.folder}")
 
 
 def _apply(job: Job, settings: Settings, registry: Registry) -> None:

@@ -36,6 +36,7 @@ class Workspace:
     Attributes:
         identity: a name for people, then model, data and components: what measurements depend on; seed and effort may change.
         groups: those that can be cut, and why the others cannot.
+        journal: what is known of single options.
     """
 
     identity: Sequence[str]
@@ -54,12 +55,11 @@ def open_workspace(task: Task, settings: Settings, progress: Progress) -> Iterat
         DataError: labels do not fit the model's outputs.
         ConfigError: nothing is left to decide.
     """
-    cache = settings.folder / "cache"
     with open_device(settings.components.target, torch.get_num_threads()) as device:
         try:
             yield _prepared(task, settings, device, progress)
         finally:
-            shutil.rmtree(cache, ignore_errors=True)
+            shutil.rmtree(settings.folder / "cache", ignore_errors=True)
 
 
 def _prepared(task: Task, settings: Settings, device: Device, progress: Progress) -> Workspace:
@@ -73,7 +73,9 @@ def _prepared(task: Task, settings: Settings, device: Device, progress: Progress
         space = build_space(graph, settings.components, groups.groups, settings.space, bench.database)
         bench.calibration.observe()
     identity = _identity(task, graph, settings)
-    return Workspace(identity, groups, bench, space, Journal(settings.folder / "sensitivity.jsonl", identity))
+    measured_on = f"{settings.sensitivity.images} examples"
+    journal = Journal(settings.folder / "sensitivity.jsonl", [*identity, measured_on])
+    return Workspace(identity, groups, bench, space, journal)
 
 
 def _check_labels(task: Task, metric: Metric) -> None:

@@ -2,17 +2,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.special import softmax
-from scipy.stats import entropy
 
 from autocompress.distance import output_divergence
 
 
-def test_scores_of_classes_are_compared_as_probabilities() -> None:
+def test_what_changes_no_probability_is_no_distance_between_scores() -> None:
     random = np.random.default_rng(0)
-    ours, theirs = random.normal(size=(2, 5, 7)).astype(np.float32)
-    expected = [entropy(softmax(p), softmax(q)) for p, q in zip(theirs.astype(float), ours.astype(float), strict=True)]
-    np.testing.assert_allclose(output_divergence(ours, theirs, class_scores=True), expected, rtol=1e-9)
+    theirs = random.normal(size=(5, 7))
+    shifted = theirs + random.normal(size=(5, 1))
+    np.testing.assert_allclose(output_divergence(shifted, theirs, class_scores=True), 0.0, atol=1e-25)
+    assert (output_divergence(shifted, theirs, class_scores=False) > 0.01).any()
+
+
+def test_scores_are_compared_in_units_of_what_tells_classes_apart() -> None:
+    """By the variance over the classes, which numpy knows by itself."""
+    random = np.random.default_rng(0)
+    ours, theirs = random.normal(size=(2, 5, 7))
+    expected = (ours - theirs).var(axis=1) / theirs.var(axis=1).mean()
+    np.testing.assert_allclose(output_divergence(ours + 9.0, theirs, class_scores=True), expected, rtol=1e-9)
 
 
 def test_other_outputs_are_compared_by_their_error_in_units_of_the_signal() -> None:

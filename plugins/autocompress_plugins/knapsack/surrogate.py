@@ -28,7 +28,7 @@ NOISE = 0.05
 """Standard deviation of a measured loss, as a share of the prediction."""
 
 SATURATED = 1.0
-"""Losses above this (nats, or shares of the signal's power) say only that a policy is useless."""
+"""Losses above this, in shares of the signal's power, say only that a policy is useless."""
 
 FLOOR = 1e-3
 """Least loss of an option, as a share of the median: a table measured on few examples may say 0."""

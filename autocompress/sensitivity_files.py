@@ -1,0 +1,66 @@
+"""The sensitivity tables on disk: sensitivity.json and sensitivity.csv, each written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from autocompress.sensitivity import RULE, LayerSensitivity, OptionSensitivity, Sensitivity
+
+COLUMNS = ("divergence", "drop", "size_bytes", "saved_bytes", "saved_latency_ms")
+
+
+def write_sensitivity(found: Sensitivity, folder: Path) -> None:
+    """Write both files; documented in the README."""
+    _replace(folder / "sensitivity.json", json.dumps(_content(found), indent=2, allow_nan=False) + "\n")
+    _replace(folder / "sensitivity.csv", _csv(found))
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _content(found: Sensitivity) -> dict[str, Any]:
+    return {
+        "metric": found.quality.metric,
+        "divergence": "squared error as a share of FP32's power",
+        "examples": found.examples,
+        "leave_alone": {"rule": RULE, "layers": found.leave_alone, "override": found.override},
+        "layers": [_layer(layer) for layer in found.layers],
+    }
+
+
+def _layer(layer: LayerSensitivity) -> dict[str, Any]:
+    return {
+        "layer": layer.name,
+        "weight_bytes": layer.size_bytes,
+        "macs": layer.macs,
+        "mildest": layer.mildest.label,
+        "options": [
+            {"option": option.label, "parameter": option.parameter, "index": option.index, **_figures(option)}
+            for option in layer.options
+        ],
+    }
+
+
+def _figures(option: OptionSensitivity) -> dict[str, float | None]:
+    """The values of `COLUMNS`; None: the file does not run, or nobody knows."""
+    effect = option.effect
+    runs = math.isfinite(effect.divergence)
+    loss = (effect.divergence, effect.drop) if runs else (None, None)
+    return dict(zip(COLUMNS, (*loss, effect.size_bytes, option.saved_bytes, option.saved_ms), strict=True))
+
+
+def _csv(found: Sensitivity) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("layer", "option", *COLUMNS))
+    for layer in found.layers:
+        writer.writerows((layer.name, option.label, *_figures(option).values()) for option in layer.options)
+    return text.getvalue()

@@ -1,0 +1,191 @@
+"""What single options cost and save: figures against plain onnxruntime, the rule, the files, the table and the picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from command import SMALL, run
+from numpy.typing import NDArray
+from scipy.special import rel_entr, softmax
+
+from autocompress.channels import ChannelGroups
+from autocompress.effects import Journal, SensitivitySettings
+from autocompress.heatmap import heat_values, write_heatmap
+from autocompress.problem import Effect
+from autocompress.progress import Progress
+from autocompress.quality import Quality
+from autocompress.sensitivity import LayerSensitivity, OptionSensitivity, Sensitivity, measure_sensitivity
+from autocompress.sensitivity_files import write_sensitivity
+from autocompress.sensitivity_table import sensitivity_table
+from autocompress.space import SpaceSettings, build_space
+from autocompress.trial import Bench
+from autocompress.workspace import Workspace
+
+SETTINGS = SensitivitySettings(images=48, seconds=0.05)
+
+
+class Quiet(Progress):
+    """Says nothing, and counts what is measured; may be interrupted as by Ctrl-C."""
+
+    def __init__(self, interrupt_at: int | None = None) -> None:
+        super().__init__(quiet=True)
+        self.steps, self.interrupt_at = 0, interrupt_at
+
+    def step(self, what: str, done: int, total: int, seconds: float) -> None:
+        if done == self.interrupt_at:
+            raise KeyboardInterrupt
+        self.steps += what == "sensitivity"
+
+
+@pytest.fixture
+def workspace(quick_bench: Bench, groups: ChannelGroups, tmp_path: Path) -> Workspace:
+    return opened(quick_bench, groups, tmp_path / "sensitivity.jsonl")
+
+
+def opened(bench: Bench, groups: ChannelGroups, path: Path) -> Workspace:
+    settings = SpaceSettings(sparsities=[0.5], structures=["channel"])
+    space = build_space(bench.graph, bench.components, groups.groups, settings, bench.database)
+    return Workspace(["tiny"], groups, bench, space, Journal(path, ["tiny"]))
+
+
+def outputs(path: Path, images: NDArray[Any]) -> NDArray[np.float64]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0]).astype(np.float64)
+
+
+@pytest.mark.parametrize(("layer", "label"), [("outer.0", "int4"), ("inner.0", "channels sparse 50%")])
+def test_figures_of_an_option_by_plain_onnxruntime(workspace: Workspace, tmp_path: Path, layer: str, label: str) -> None:
+    found = measure_sensitivity(workspace, SETTINGS, Quiet())
+    measured = next(row for row in found.layers if row.name == layer)
+    option = next(option for option in measured.options if option.label == label)
+    bench, examples = workspace.bench, workspace.bench.task.sets["calibration"]
+    built = bench.build(workspace.space.alone(option.parameter, option.index), tmp_path / "option.onnx").artifact
+    ours, theirs = (outputs(path, examples.inputs[:48]) for path in (built.path, bench.graph.path))
+    expected = rel_entr(softmax(theirs, axis=1), softmax(ours, axis=1)).sum(axis=1).mean()
+    right = [float((scores.argmax(1) == examples.targets[:48]).mean()) for scores in (theirs, ours)]
+    assert option.effect.divergence == pytest.approx(expected, rel=1e-3)
+    assert expected > 1e-6
+    assert option.effect.drop == pytest.approx(right[0] - right[1])
+    assert option.effect.size_bytes == built.path.stat().st_size
+    assert option.saved_bytes == bench.graph.path.stat().st_size - built.path.stat().st_size > 0
+    assert option.saved_ms is None
+
+
+def test_ctrl_c_keeps_what_was_measured_and_a_cut_off_line_is_measured_again(
+    workspace: Workspace, quick_bench: Bench, groups: ChannelGroups, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        measure_sensitivity(workspace, SETTINGS, Quiet(interrupt_at=5))
+    journal = tmp_path / "sensitivity.jsonl"
+    journal.write_text(journal.read_text()[:-7])  # the last line was being written when the machine went down
+    rest = Quiet()
+    found = measure_sensitivity(opened(quick_bench, groups, journal), SETTINGS, rest)
+    options = sum(len(layer.options) for layer in found.layers)
+    assert rest.steps == options + 1 - 4  # FP32 is measured once
+    again = Quiet()
+    assert measure_sensitivity(opened(quick_bench, groups, journal), SETTINGS, again) == found
+    assert again.steps == 0
+
+
+def test_milliseconds_are_timed_once_for_options_that_compute_alike(workspace: Workspace) -> None:
+    found = measure_sensitivity(workspace, SensitivitySettings(images=8, seconds=0.05), Quiet())
+    for layer in found.layers:
+        times = {option.saved_ms for option in layer.options if option.parameter == layer.name and "float" not in option.label}
+        assert len(times) == 1
+        assert None not in times
+
+
+def made_up(*rows: tuple[str, float, int, int]) -> Sensitivity:
+    """Layers with one option each: name, divergence, bytes saved, multiply-accumulates."""
+    layers = [
+        LayerSensitivity(name, 4 * saved, macs, (OptionSensitivity("int8", name, 1, Effect(loss, 0.0, 10), saved, None),))
+        for name, loss, saved, macs in rows
+    ]
+    return Sensitivity(layers, [name for name, *_ in reversed(rows)], Quality(), 64)
+
+
+def test_a_layer_is_left_alone_when_it_loses_more_than_it_can_give() -> None:
+    rest = [(f"rest{index}", 1.0, 100, 100) for index in range(16)]
+    found = made_up(("cheap/one", 40.0, 1, 1), ("a:b", 40.0, 1, 1), ("large", 40.0, 1000, 1), ("slow", 40.0, 1, 1000), *rest)
+    assert found.leave_alone == ["cheap/one", "a:b"]  # 40 of 176 is 23 %, an even share 5 %, `large` holds 38 %
+    assert found.override == "space.exclude=[cheap/one,'a:b']"
+    assert made_up(*rest).leave_alone == []
+    assert made_up(("broken", math.inf, 1000, 1000), *rest).leave_alone == ["broken"]
+    assert "nothing to leave alone" in sensitivity_table(made_up(*rest))
+
+
+def large(layers: int, options: int) -> Sensitivity:
+    random = np.random.default_rng(0)
+    labels = ["int8", "int4", "gptq4", "int4 dynamic", "int8 sparse 50%", "int4 importance 2:4", "channels sparse 30%", "float"]
+    names = [f"model.blocks.{index}.depthwise.convolution" for index in range(layers)]
+    rows = [
+        LayerSensitivity(
+            name,
+            1000,
+            1000,
+            tuple(
+                OptionSensitivity(label, name, place, Effect(10.0 ** random.uniform(-6, 1), 0.0, 10), 10, None)
+                for place, label in enumerate(labels[:options])
+            ),
+        )
+        for name in names
+    ]
+    return Sensitivity(rows, names, Quality(), 64)
+
+
+def test_table_of_50_layers_and_8_options_fits_100_columns() -> None:
+    lines = sensitivity_table(large(50, 8), 100).splitlines()
+    rows = [line for line in lines if "convolution " in line]
+    assert len(rows) == 50
+    assert max(map(len, rows)) <= 100
+    assert all(len(row.removeprefix("*").split()) == 2 + 8 for row in rows)
+
+
+def test_what_does_not_fit_follows_below_and_every_figure_is_there() -> None:
+    found = large(3, 8)
+    lines = sensitivity_table(found, 60).splitlines()
+    rows = [line for line in lines if "volution " in line]
+    assert len(rows) == 6
+    written = [cell for row in rows for cell in row.removeprefix("*").split()[2:]]
+    assert sorted(written) == sorted(f"{option.effect.divergence:.2g}" for layer in found.layers for option in layer.options)
+
+
+def test_the_picture_is_small_and_shows_layers_as_the_file_has_them(tmp_path: Path) -> None:
+    found = large(50, 8)
+    write_heatmap(found, tmp_path / "heat.png")
+    assert (tmp_path / "heat.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "heat.png").stat().st_size < 300_000
+    two = made_up(("b", 2.0, 1, 1), ("a", 1.0, 1, 1))
+    assert heat_values(two).tolist() == [[1.0], [2.0]]
+    write_heatmap(made_up(("broken", math.inf, 1, 1)), tmp_path / "broken.png")
+
+
+def test_files_hold_the_same_figures_and_a_file_that_does_not_run_has_none(tmp_path: Path) -> None:
+    write_sensitivity(made_up(("broken", math.inf, 7, 1), ("good", 0.5, 8, 1)), tmp_path)
+    written = json.loads((tmp_path / "sensitivity.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "sensitivity.csv").read_text().splitlines()))
+    assert [row["options"][0]["divergence"] for row in written["layers"]] == [None, 0.5]
+    assert [row["divergence"] for row in rows] == ["", "0.5"]
+    assert [row["saved_bytes"] for row in rows] == ["7", "8"]
+    assert written["leave_alone"]["layers"] == ["broken"]
+
+
+def test_the_verb_writes_everything_and_measures_nothing_twice(tmp_path: Path) -> None:
+    arguments = ("sensitivity", *SMALL, "pruner=[sparse]", "space.sparsities=[0.5]", "hydra.run.dir=out")
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "out"
+    before = (folder / "sensitivity.jsonl").read_text()
+    assert {"sensitivity.json", "sensitivity.csv", "sensitivity.png"} <= {path.name for path in folder.iterdir()}
+    assert "cells: squared error of the outputs" in done.stdout
+    assert not (folder / "cache").exists()
+    again = run(tmp_path, *arguments)
+    assert again.stdout == done.stdout
+    assert (folder / "sensitivity.jsonl").read_text() == before
