@@ -32,6 +32,7 @@ from autocompress.sensitivity import measure_sensitivity
 from autocompress.sensitivity_files import write_sensitivity
 from autocompress.sensitivity_table import WIDTH, sensitivity_table
 from autocompress.settings import Settings
+from autocompress.significance import paired_p
 from autocompress.task import Task
 from autocompress.training import cached_model
 from autocompress.workspace import open_workspace
@@ -161,6 +162,7 @@ def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settin
         "accuracy_fp32": components.metric.value(reference),
         "drop": drop.value,
         "drop_ci": (drop.low, drop.high),
+        "drop_p": paired_p(components.metric, reference, np.asarray(statistics)),
         "size_ratio": artifact.size_bytes / len(graph.data),
         "latency_ms_median": latency.median_ms,
         "latency_ms_p95": latency.p95_ms,

@@ -27,7 +27,7 @@ ORDERS = 200
 BUDGET = 0.01
 """Drop that the search allows."""
 
-MIXED = 12
+MIXED = 4
 """Policies with 8 bits or 4 in each layer at random."""
 
 INT8, INT4 = LayerPolicy("int8", 8), LayerPolicy("int4", 4)

@@ -96,6 +96,7 @@ def test_evaluate_measures_any_file(searched: Path) -> None:
     figures = json.loads((searched / "evaluated/evaluation.json").read_text())
     assert figures["artifact"]["size_bytes"] == (searched / "out/best/model.onnx").stat().st_size
     assert figures["accuracy"] == json.loads((searched / "out/result.json").read_text())["best"]["accuracy"]
+    assert figures["drop_p"] == json.loads((searched / "out/result.json").read_text())["drop_p"]
     assert figures["latency_ratio"] > 0
 
 

@@ -102,6 +102,7 @@ def result_metrics(result: SearchResult) -> dict[str, float]:
         "quality/accuracy_drop": result.drop,
         "quality/accuracy_drop_low": result.drop_ci[0],
         "quality/accuracy_drop_high": result.drop_ci[1],
+        "quality/accuracy_drop_p": result.drop_p,
         "quality/selection_gap": result.selection_gap,
         "baseline/accuracy": baseline.accuracy,
         "baseline/latency_median_ms": baseline.latency_ms,
