@@ -1,0 +1,265 @@
+"""Search efficiency: `python -m benchmarks.search_efficiency resnet20 --trials 200 --seeds 8`.
+
+Each arm searches the front of accuracy, latency and size on real files: bytes of the built file, accuracy and divergence by
+the runtime on the search set, kept by the file's hash and shared between arms and seeds, latency by a model. Hypervolume as in
+`benchmarks.hypervolume`; seconds are those of the sampler and of building and evaluating when each file was first measured,
+and of the tables from the moment an arm asks for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import torch
+
+from autocompress.budget import Budget, Measurement
+from autocompress.components import Sampler
+from autocompress.effects import Journal, SensitivitySettings
+from autocompress.graph import BaseGraph
+from autocompress.measured_problem import MeasuredProblem
+from autocompress.policy import Policy
+from autocompress.problem import Effect
+from autocompress.progress import Progress
+from autocompress.record import TrialRecord
+from autocompress.registry import Registry, load_registry
+from autocompress.space import SearchSpace, SpaceSettings, build_space
+from autocompress.start import start_batches
+from autocompress.study import SearchStudy, open_study
+from autocompress.trial import Bench, TrialSettings
+from autocompress.verbs import cache_folder
+from benchmarks.efficiency_figure import draw, summary
+from benchmarks.evaluation_cache import Evaluated, EvaluationCache, Latency
+from benchmarks.hypervolume import hypervolume
+from benchmarks.integer_program import integer_program
+from benchmarks.workbench import RESULTS, TIMING, Workbench, publish, workbench
+
+MODELS = {
+    "resnet20": ("+experiment=cifar10_resnet20", "data.search_size=1000", "data.report_size=100"),
+    "efficientnet_lite0": ("+experiment=imagenet_efficientnet_lite0", "data.search_size=300", "data.report_size=100"),
+}
+
+INTEGER_TIME = 0.4
+"""Time of an integer layer as a share of its float time, where no fitted model is given."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A sampler and what it starts with; `one_shot`: the integer program's policies and nothing else."""
+
+    sampler: str
+    start: str = "none"
+    one_shot: bool = False
+
+
+ARMS = {
+    "knapsack": Arm("knapsack", "uniform"),
+    "tpe": Arm("tpe"),
+    "tpe+seeds": Arm("tpe", "rules"),
+    "tpe+tables": Arm("tpe", "tables"),
+    "nsgaii+tables": Arm("nsgaii", "tables"),
+    "random": Arm("random"),
+    "integer program": Arm("random", one_shot=True),
+}
+
+
+class TimedJournal(Journal):
+    """Tables that also keep how long each of their lines took."""
+
+    def __init__(self, path: Path, identity: Sequence[str]) -> None:
+        super().__init__(path, identity)
+        self._last = time.perf_counter()
+
+    def put(self, policy: Policy, values: Mapping[str, float]) -> None:
+        """Keep the values of a policy, and the seconds since the last ones."""
+        now = time.perf_counter()
+        super().put(policy, {**values, "seconds": now - self._last})
+        self._last = time.perf_counter()
+
+
+@dataclass
+class ArmProblem(MeasuredProblem):
+    """Hands out tables that were measured before, and knows whether it was asked for them."""
+
+    tables: Mapping[str, Sequence[Effect]] = field(default_factory=dict)
+    asked: bool = False
+
+    def effects(self) -> Mapping[str, Sequence[Effect]]:
+        """The tables."""
+        self.asked = True
+        return self.tables
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What all arms share."""
+
+    bench: Bench
+    space: SearchSpace
+    journal: TimedJournal
+    tables: Mapping[str, Sequence[Effect]]
+    tables_seconds: float
+    cache: EvaluationCache
+    latency: Latency
+    registry: Registry
+    trials: int
+
+    def problem(self) -> ArmProblem:
+        """A fresh one for each arm and seed."""
+        return ArmProblem(
+            "pareto", Budget(), self.bench, self.space, SensitivitySettings(), self.journal, Progress(), self.tables
+        )
+
+    def batches(self, arm: Arm, problem: ArmProblem, seed: int) -> Iterator[Sequence[Policy]]:
+        """What an arm starts with, computed when it is asked for."""
+        if arm.one_shot:
+            yield integer_program(problem, self.space, self.latency, self.trials, seed)
+        yield from start_batches(arm.start, self.bench, self.space, problem, self.trials // 2)
+
+
+def estimated_latency(graph: BaseGraph) -> Latency:
+    """Multiply-accumulates, integer ones at `INTEGER_TIME`: a stand-in for the fitted model."""
+    total = sum(layer.macs for layer in graph.layers.values())
+
+    def ratio(policy: Policy) -> float:
+        integer = [name for name, option in policy.layers.items() if option.quantizer and option.activation != "float"]
+        return 1 - (1 - INTEGER_TIME) * sum(graph.layers[name].macs for name in integer) / total
+
+    return ratio
+
+
+class Clock:
+    """Seconds of what runs inside of it, and of what is added."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += time.perf_counter() - self._start
+
+
+def search(comparison: Comparison, name: str, seed: int, folder: Path) -> list[dict[str, Any]]:
+    """One search of one arm: a row for each trial."""
+    arm, problem, clock = ARMS[name], comparison.problem(), Clock()
+    sampler = cast(Sampler, comparison.registry.component("sampler", arm.sampler)()).create(problem, seed)
+    study = open_study(folder / f"{seed}.db", [name], comparison.space, "pareto", Budget(), sampler)
+    batches = comparison.batches(arm, problem, seed)
+    rows: list[dict[str, Any]] = []
+    known: dict[str, Evaluated] = {}
+    while len(rows) < comparison.trials:
+        with clock:
+            _enqueue(study, comparison.space, batches)
+            if arm.one_shot and not study.has_waiting:
+                break
+            trial = study.ask()
+            policy = comparison.space.policy(trial.params)
+        if policy.digest not in known:
+            known[policy.digest] = comparison.cache.measure(policy)
+            clock.seconds += known[policy.digest].seconds
+        with clock:
+            study.tell(trial, _record(trial.number, policy, known[policy.digest]))
+        tables = comparison.tables_seconds if problem.asked else 0.0
+        volume = hypervolume([evaluated.measurement for evaluated in known.values()])
+        rows.append(_row(name, seed, len(rows), volume, clock.seconds + tables))
+    return [*rows, *({**rows[-1], "trial": number} for number in range(len(rows), comparison.trials))]
+
+
+def _row(arm: str, seed: int, trial: int, volume: float, seconds: float) -> dict[str, Any]:
+    return {"arm": arm, "seed": seed, "trial": trial, "hypervolume": round(volume, 6), "seconds": round(seconds, 3)}
+
+
+def _enqueue(study: SearchStudy, space: SearchSpace, batches: Iterator[Sequence[Policy]]) -> None:
+    """As in `autocompress.loop`."""
+    while not study.has_waiting and (batch := next(batches, None)) is not None:
+        for policy in batch:
+            study.enqueue_seed(space.indices(policy))
+
+
+def _record(number: int, policy: Policy, evaluated: Evaluated) -> TrialRecord:
+    if evaluated.measurement.accuracy is None:
+        return TrialRecord(number, "trial", "failed", "check", "the file does not run", policy, Measurement(), {})
+    return TrialRecord(number, "trial", "complete", "done", "", policy, evaluated.measurement, {}, evaluated.sha256)
+
+
+def compare(bench: Workbench, arms: Sequence[str], trials: int, seeds: int, cache: Path) -> Iterator[dict[str, Any]]:
+    """Rows of all arms; the last one says what the tables took."""
+    measured = _bench(bench)
+    registry, latency = load_registry(), estimated_latency(bench.graph)
+    space = build_space(bench.graph, bench.components, bench.groups, SpaceSettings(), bench.database)
+    identity = [bench.graph.digest, bench.task.digest(), space.digest]
+    journal = TimedJournal(cache / "tables.jsonl", identity)
+    tables = MeasuredProblem("pareto", Budget(), measured, space, SensitivitySettings(), journal, Progress()).effects()
+    data = hashlib.sha256("|".join(identity[:2]).encode()).hexdigest()[:12]
+    evaluations = EvaluationCache(measured, cache / f"evaluations-{data}.jsonl", latency)
+    total = _seconds(journal, space)
+    comparison = Comparison(measured, space, journal, tables, total, evaluations, latency, registry, trials)
+    for name in arms:
+        for seed in range(seeds):
+            with TemporaryDirectory() as folder:
+                rows = search(comparison, name, seed, Path(folder))
+            sys.stdout.write(f"{name} seed {seed}: {rows[-1]['hypervolume']:.4f} in {rows[-1]['seconds']:.0f} s\n")
+            yield from rows
+    yield {"tables_seconds": total}
+
+
+def _seconds(journal: TimedJournal, space: SearchSpace) -> float:
+    """What the tables took when they were measured."""
+    policies = {
+        space.alone(name, index).digest: space.alone(name, index) for name, n in space.sizes.items() for index in range(n)
+    }
+    return sum((journal.get(policy) or {}).get("seconds", 0.0) for policy in policies.values())
+
+
+def _bench(bench: Workbench) -> Bench:
+    return Bench(
+        task=bench.task,
+        graph=bench.graph,
+        groups=bench.groups,
+        components=bench.components,
+        calibration=bench.calibration,
+        database=bench.database,
+        device=bench.device,
+        evaluator=bench.evaluator,
+        timing=TIMING,
+        settings=TrialSettings(),
+    )
+
+
+def main() -> None:
+    """One model."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--overrides", nargs="*", default=[], help="settings as on the command line: pruner=[sparse]")
+    parser.add_argument("--cache", type=Path, default=cache_folder() / "search_efficiency", help="folder of measured files")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--name", default="", help="of the results; search_efficiency_MODEL by default")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    registered = load_registry().names("sampler")
+    arms = [name for name in arguments.arms if ARMS[name].sampler in registered]
+    for name in set(arguments.arms) - set(arms):
+        sys.stdout.write(f"{name}: no such sampler is registered; left out\n")
+    with workbench(*MODELS[arguments.model], *arguments.overrides) as bench:
+        *rows, tables = compare(bench, arms, arguments.trials, arguments.seeds, arguments.cache / arguments.model)
+    name = arguments.name or f"search_efficiency_{arguments.model}"
+    lines = summary(rows, tables["tables_seconds"])
+    publish(name, [*rows, tables, {"summary": lines}])
+    draw(rows, tables["tables_seconds"], arguments.model, RESULTS / "figures" / f"{name}.png")
+    sys.stdout.write("\n".join([f"tables: {tables['tables_seconds']:.1f} s", *lines, ""]))
+
+
+if __name__ == "__main__":
+    main()
