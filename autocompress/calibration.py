@@ -27,6 +27,9 @@ from autocompress.task import Task
 ACTIVATION_BITS = 8
 GRADIENT_SAMPLES = 8
 GRADIENT_BATCH = 32
+SHARES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
+"""Operators that give nothing below 0 or above 1, whatever range an observer joins their outputs to."""
+
 POSITIONS = 128
 """Output positions of a convolution sampled in each image; 128 images give 16,384 patches for moments of up to 1,152 inputs."""
 
@@ -130,7 +133,9 @@ class Calibration:
         """Grid of 8 or 16 bits of each tensor that some policy may quantize."""
         if bits not in self._grids:
             found = {name: observer.range(bits) for name, observer in self._observed[0].items()}
-            joined = self._components.observer.joined(found)
+            joined = dict(self._components.observer.joined(found))
+            shares = {op.output for op in self._graph.ops if op.op_type in SHARES}
+            joined |= {name: (0.0, min(joined[name][1], 1.0)) for name in shares & joined.keys()}
             self._grids[bits] = {name: Range.of(*ends, bits) for name, ends in joined.items()}
         return self._grids[bits]
 

@@ -12,6 +12,7 @@ Rules proved on ONNX Runtime (DESIGN.md section 5):
 * 4-bit codes are stored as INT4 and widened by `Cast`, which folds at load: 4-bit bytes, 8-bit kernels;
 * codes that name levels of a codebook are stored as UINT4 and looked up by `Gather`, which folds as well;
 * a zero point is subtracted at load where the levels still fit a byte: kernels are fast, or exist at all, without one only;
+* a hard sigmoid is `Add -> QuantizeLinear`, whose saturation cuts it; a hard swish multiplies by one;
 * a float convolution that reads a quantized tensor gets a barrier, or the runtime would make it integer as well;
 * sparse codes are a bit mask and the packed non-zeros, expanded by operators that fold at load.
 """
@@ -33,12 +34,15 @@ from autocompress.blocks import FLOAT32_LEVEL, RUNTIME, pack_blocks
 from autocompress.calibration import Range
 from autocompress.components import Capabilities, CompressedLayer, QuantizedTensor
 from autocompress.compress import CompressedModel
-from autocompress.graph import EMBEDDING, WEIGHT_INPUT, BaseGraph, Layer
-from autocompress.placement import Placement
-from autocompress.policy import Activation
+from autocompress.graph import EMBEDDING, WEIGHT_INPUT, BaseGraph, Layer, Op
+from autocompress.placement import HARD, Placement
+from autocompress.policy import INTEGER_BITS, Activation
 
 ENDLESS = 3e38
 """A Clip at this bound changes no finite activation; unlike Identity it keeps the runtime from fusing through it."""
+
+INTEGER_MOST = 2**INTEGER_BITS - 1
+"""The largest code of an activation."""
 
 NODE_BYTES = 40
 """Bytes of one operator with short names in a file, for choosing an encoding."""
@@ -66,6 +70,9 @@ def lower(graph: BaseGraph, compressed: CompressedModel, placement: Placement, c
             edit.replace_layer(layer, compressed.layers[name], placement.modes.get(name), grid)
     for name in placement.dynamic:
         edit.make_dynamic(name)
+    for op in graph.ops:
+        if op.op_type in HARD and op.name in placement.integer:
+            edit.make_hard(op)
     for node, tensor in placement.barriers.items():
         edit.add_barrier(node, tensor, compressed.ranges[placement.quantized[tensor]])
     for tensor, source in placement.quantized.items():
@@ -82,6 +89,7 @@ class _Edit:
         self._values = {str(value.name): value for value in self._graph.inputs}
         self._values |= {str(value.name): value for node in self._graph for value in node.outputs}
         self._encodings: dict[str, str] = {}
+        self._factors: dict[str, float] = {}
         self._found: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
         self._count = 0
 
@@ -132,6 +140,29 @@ class _Edit:
         product = self._node("MatMulInteger", [left[0], right[0], left[2], right[2]])
         self._substitute(node, self._node("Mul", [self._as_float(product), self._node("Mul", [left[1], right[1]])]), product)
 
+    def make_hard(self, op: Op) -> None:
+        """Let the saturation of a quantizer cut the two corners of a hard sigmoid, for which the runtime has no integer kernel.
+
+        `clip(alpha x + beta, 0, 1) = alpha clip(x + beta / alpha, 0, 1 / alpha)`: a grid from 0 to 1 / alpha cuts the sum, and
+        its codes are read with the factor alpha in their scale.
+        """
+        node = self._nodes[op.name]
+        alpha, beta = _slope(node)
+        source = node.inputs[0]
+        assert source is not None
+        shifted = self._node("Add", [source, self._constant_code(beta / alpha)])
+        if op.op_type == "HardSigmoid":
+            self._factors[op.output] = alpha
+            self._substitute(node, shifted, shifted)
+        else:
+            product = self._node("Mul", [source, self._quantized(shifted, Range(1 / INTEGER_MOST, 0), alpha)])
+            self._substitute(node, product, product)
+
+    def _constant_code(self, value: float) -> ir.Value:
+        """A positive number as the largest code of a grid."""
+        code, scale = np.uint8(INTEGER_MOST), np.float32(value / INTEGER_MOST)
+        return self._node("DequantizeLinear", [self._scalar(number) for number in (code, scale, np.uint8(0))])
+
     def add_barrier(self, name: str, tensor: str, input_range: Range) -> None:
         """Keep the runtime from rewriting a float node that stands between quantized tensors; values stay as they are."""
         node, source = self._nodes[name], self._values[tensor]
@@ -146,14 +177,18 @@ class _Edit:
         """Put one quantizer behind a tensor; every reader, and the graph's output, takes the dequantized value."""
         value = self._values[tensor]
         readers = [(use.node, use.idx) for use in value.uses()]
-        code = np.uint8 if grid.bits == 8 else np.uint16
-        parameters = [self._scalar(np.float32(grid.scale)), self._scalar(code(grid.zero_point))]
-        quantized = self._node("QuantizeLinear", [value, *parameters])
-        dequantized = self._node("DequantizeLinear", [quantized, *parameters])
+        dequantized = self._quantized(value, grid, self._factors.get(tensor, 1.0))
         for node, index in readers:
             node.replace_input_with(index, dequantized)
         if value.is_graph_output():
             self._replace_output(value, dequantized)
+
+    def _quantized(self, value: ir.Value, grid: Range, factor: float) -> ir.Value:
+        """`factor * value`, rounded to a grid."""
+        code = np.uint8 if grid.bits == INTEGER_BITS else np.uint16
+        zero_point = self._scalar(code(grid.zero_point))
+        codes = self._node("QuantizeLinear", [value, self._scalar(np.float32(grid.scale / factor)), zero_point])
+        return self._node("DequantizeLinear", [codes, self._scalar(np.float32(grid.scale)), zero_point])
 
     def _replace_output(self, old: ir.Value, new: ir.Value) -> None:
         position = list(self._graph.outputs).index(old)
@@ -360,6 +395,13 @@ class _Edit:
         value.shape, value.type = tensor.shape, ir.TensorType(tensor.dtype)  # type: ignore[assignment]
         self._graph.register_initializer(value)
         return value
+
+
+def _slope(node: ir.Node) -> tuple[float, float]:
+    """Alpha and beta of a hard sigmoid; those inside a hard swish are fixed."""
+    if node.op_type == "HardSwish":
+        return 1 / 6, 0.5
+    return node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
 
 
 def _along(parameter: Tensor, weight: QuantizedTensor) -> Tensor:

@@ -19,6 +19,9 @@ from autocompress.policy import FLOAT_BITS, INTEGER_BITS, TENSOR_BITS, Activatio
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that a runtime may make integer by itself, also when their weight is shared and they are no layer."""
 
+HARD = frozenset({"HardSigmoid", "HardSwish"})
+"""Operators that are integer only where the file writes them as others: a runtime leaves them as they are."""
+
 PRODUCT = "MatMul"
 """A product of two activations."""
 
@@ -142,7 +145,7 @@ def _barriers(
 ) -> dict[str, str]:
     barriers = {layer.node: name for layer in graph.layers.values() for name in layer.activations if name in quantized}
     for op in graph.ops:
-        tempting = _has_kernel(op, capabilities) or op.op_type in WEIGHTED
+        tempting = (_has_kernel(op, capabilities) and op.op_type not in HARD) or op.op_type in WEIGHTED
         if tempting and all(name in quantized for name in (*op.inputs, op.output)):
             barriers[op.name] = op.inputs[0]
     return {node: tensor for node, tensor in barriers.items() if node not in integer}

@@ -8,7 +8,19 @@ from pathlib import Path
 from autocompress import Activation, Capabilities, Target, hookimpl
 
 INTEGER_OPS = frozenset(
-    {"Add", "Mul", "MatMul", "Concat", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Sigmoid", "Softmax"}
+    {
+        "Add",
+        "Mul",
+        "MatMul",
+        "Concat",
+        "GlobalAveragePool",
+        "AveragePool",
+        "LeakyRelu",
+        "Sigmoid",
+        "Softmax",
+        "HardSigmoid",
+        "HardSwish",
+    }
 )
 ACTIVATIONS: dict[str, tuple[Activation, ...]] = {
     "conv1d": ("static", "float"),
