@@ -95,6 +95,7 @@ class Op:
         inputs: the activation tensors that it reads.
         output: the tensor that it gives, after an activation that folds into it.
         constant: whether it also computes with a float constant, which no integer kernel takes.
+        others: the tensors that it gives besides, as `Split` does.
     """
 
     name: str
@@ -102,6 +103,12 @@ class Op:
     inputs: tuple[str, ...]
     output: str
     constant: bool = False
+    others: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """All tensors that it gives."""
+        return (self.output, *self.others)
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ class BaseGraph:
     def tensors(self) -> tuple[str, ...]:
         """Activation tensors that layers and operators read or give."""
         touched = [name for layer in self.layers.values() for name in (*layer.activations, layer.output)]
-        touched += [name for op in self.ops for name in (*op.inputs, op.output)]
+        touched += [name for op in self.ops for name in (*op.inputs, *op.outputs)]
         return tuple(dict.fromkeys(touched))
 
 
@@ -439,7 +446,8 @@ def _op(node: ir.Node, absorbed: dict[str, ir.Node]) -> Op:
     given = [value for value in node.inputs if value is not None]
     inputs = tuple(str(value.name) for value in given if value.const_value is None and _is_float(value))
     constant = any(value.const_value is not None and _is_float(value) for value in given)
-    return Op(name=str(node.name), op_type=node.op_type, inputs=inputs, output=_output(node, absorbed), constant=constant)
+    others = tuple(str(value.name) for value in node.outputs[1:] if _is_float(value))
+    return Op(str(node.name), node.op_type, inputs, _output(node, absorbed), constant, others)
 
 
 def _is_float(value: ir.Value) -> bool:

@@ -55,7 +55,8 @@ def place(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Place
         if _op_is_integer(op, policy, capabilities, quantized):
             integer.add(op.name)
             if op.op_type in capabilities.passthrough_ops:
-                _share(quantized, op.output, quantized[op.inputs[0]])
+                for output in op.outputs:
+                    _share(quantized, output, quantized[op.inputs[0]])
             elif op.op_type != PRODUCT:
                 _share(quantized, op.output, op.output)
     return Placement(frozenset(integer), quantized, _barriers(graph, capabilities, integer, quantized), modes, dynamic)
@@ -121,7 +122,7 @@ def quantizable(graph: BaseGraph, capabilities: Capabilities) -> tuple[str, ...]
     """Tensors that some policy may quantize: those need a range."""
     ops = [op for op in graph.ops if op.op_type in capabilities.integer_ops | capabilities.passthrough_ops]
     names = [name for layer in graph.layers.values() for name in (*layer.activations, layer.output)]
-    return tuple(dict.fromkeys([*names, *(name for op in ops for name in (*op.inputs, op.output))]))
+    return tuple(dict.fromkeys([*names, *(name for op in ops for name in (*op.inputs, *op.outputs))]))
 
 
 def _ends(layer: Layer) -> tuple[str, ...]:
@@ -131,8 +132,8 @@ def _ends(layer: Layer) -> tuple[str, ...]:
 
 def _op_is_integer(op: Op, policy: Policy, capabilities: Capabilities, quantized: Mapping[str, str]) -> bool:
     able = _has_kernel(op, capabilities) or op.op_type in capabilities.passthrough_ops
-    ready = all(name in quantized and _is_short(quantized[name], policy) for name in op.inputs) and op.output != "output"
-    ready = ready and _is_short(op.output, policy)
+    ready = all(name in quantized and _is_short(quantized[name], policy) for name in op.inputs)
+    ready = ready and all(name != "output" and _is_short(name, policy) for name in op.outputs)
     return able and ready and policy.ops.get(op.name, "integer") == "integer"
 
 

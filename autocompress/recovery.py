@@ -148,4 +148,4 @@ def _check_same(original: BaseGraph, recovered: BaseGraph) -> None:
 
 def _wiring(graph: BaseGraph) -> list[tuple[str, ...]]:
     layers = [(layer.name, layer.node, layer.input, layer.output) for layer in graph.layers.values()]
-    return [*layers, *((op.name, op.op_type, *op.inputs, op.output) for op in graph.ops)]
+    return [*layers, *((op.name, op.op_type, *op.inputs, *op.outputs) for op in graph.ops)]

@@ -632,3 +632,38 @@ def operators(path: Path, folder: Path) -> Counter[str]:
     options.log_severity_level = 3
     onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+class Shuffled(nn.Module):
+    """Half of the channels pass by a convolution; then the halves are interleaved, and split again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.right, self.again = nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        for layer in (self.right, self.again):
+            left, right = x.chunk(2, dim=1)
+            x = torch.cat([left, torch.relu(layer(right))], dim=1)
+            x = x.reshape(-1, 2, 8, 8, 8).transpose(1, 2).reshape(-1, 16, 8, 8)
+        outputs: Tensor = self.head(x.mean(dim=(2, 3)))
+        return outputs
+
+
+def test_a_shuffle_of_channels_stays_in_integers(tiny: Tiny, device: Device, calibration_file: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sets = tiny.task.sets
+    task = Task(Shuffled(), tiny.task.example_input, sets["calibration"], sets["search"], sets["report"])
+    graph = export(task.model, task.example_input, tmp_path / "fp32.onnx")
+    database = LayerDatabase(graph, Calibration(task, graph, tiny.components, tmp_path), tiny.components, {})
+    policy = Policy(dict.fromkeys(graph.layers, INT8))
+    capabilities = tiny.components.target.capabilities()
+    path = build(graph, policy, database.compress(policy), capabilities, tmp_path / "file.onnx").artifact.path
+    assert Counter(op.op_type for op in graph.ops)["Split"] == 2
+    left = operators(path, tmp_path)
+    assert (left["QuantizeLinear"], left["DequantizeLinear"], left["QLinearConcat"], left["Concat"]) == (1, 0, 2, 0)
+    fast, exact = pair(device, path, calibration_file)
+    assert snr_db(exact, fast) > 40
+    assert snr_db(device.outputs(graph.path, calibration_file, 0, 128, 64), exact) > 25

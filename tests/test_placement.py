@@ -20,7 +20,7 @@ INT8 = LayerPolicy("int8", 8)
 CAPABILITIES = Capabilities(
     containers={"conv2d": (8,), "linear": (8,)},
     integer_ops=frozenset({"Add", "Mul", "MatMul", "Concat"}),
-    passthrough_ops=frozenset({"MaxPool", "Reshape"}),
+    passthrough_ops=frozenset({"MaxPool", "Reshape", "Split"}),
 )
 
 
@@ -194,6 +194,16 @@ def test_a_moving_operator_kept_in_float_separates_the_ranges() -> None:
     found = placed(layers, [Op("pool", "MaxPool", ("a",), "pooled")], policy)
     assert found.quantized == {"input": "input", "a": "a", "pooled": "pooled", "output": "output"}
     assert "pool" not in found.integer
+
+
+def test_each_part_of_a_split_keeps_the_range_of_its_source() -> None:
+    layers = [layer("a", "input", "a"), layer("b", "left", "b")]
+    ops = [Op("split", "Split", ("a",), "left", others=("right",)), Op("join", "Concat", ("right", "b"), "output")]
+    found = placed(layers, ops, integer("a", "b"))
+    assert found.quantized == {"input": "input", "a": "a", "left": "a", "right": "a", "b": "b"}
+    assert found.integer == {"node_a", "node_b", "split"}
+    ends = [replace(ops[0], others=("output",)), Op("join", "Concat", ("a", "b"), "joined")]
+    assert "split" not in placed(layers, ends, integer("a", "b")).integer
 
 
 def test_a_computing_operator_after_moved_tensors_has_its_own_range() -> None:

@@ -32,7 +32,7 @@ ACTIVATIONS: dict[str, tuple[Activation, ...]] = {
 }
 """Kinds of layers whose weights may have codes, and how they compute then."""
 
-PASSTHROUGH_OPS = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice"})
+PASSTHROUGH_OPS = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split"})
 
 
 @dataclass
