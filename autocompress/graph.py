@@ -75,6 +75,11 @@ class Layer:
         return math.prod(self.shape)
 
     @property
+    def uses(self) -> int:
+        """How often each weight is used for one example: once where a convolution has a single position."""
+        return self.macs // max(1, self.parameters)
+
+    @property
     def channels(self) -> int:
         """Number of output channels."""
         return self.shape[self.channel_axis]

@@ -87,7 +87,7 @@ def _require(what: str, given: object, possible: Sequence[object]) -> None:
 
 
 def _precisions(op: Op, capabilities: Capabilities) -> tuple[str, ...]:
-    integer = _has_kernel(op, capabilities) or op.op_type in capabilities.passthrough_ops
+    integer = has_kernel(op, capabilities) or op.op_type in capabilities.passthrough_ops
     dynamic = op.op_type == PRODUCT and "dynamic" in capabilities.modes("linear") and not op.constant
     return ("float", *(["integer"] if integer else []), *(["dynamic"] if dynamic else []))
 
@@ -113,7 +113,7 @@ def _asked(graph: BaseGraph, policy: Policy, capabilities: Capabilities, modes: 
         if mode == "static":
             yield from _ends(graph.layers[name])
     for op in graph.ops:
-        if policy.ops.get(op.name) == "integer" and _has_kernel(op, capabilities):
+        if policy.ops.get(op.name) == "integer" and has_kernel(op, capabilities):
             yield from (name for name in op.inputs if _is_short(name, policy))
     yield from (name for name, bits in policy.tensors.items() if INTEGER_BITS < bits < FLOAT_BITS)
 
@@ -131,13 +131,14 @@ def _ends(layer: Layer) -> tuple[str, ...]:
 
 
 def _op_is_integer(op: Op, policy: Policy, capabilities: Capabilities, quantized: Mapping[str, str]) -> bool:
-    able = _has_kernel(op, capabilities) or op.op_type in capabilities.passthrough_ops
+    able = has_kernel(op, capabilities) or op.op_type in capabilities.passthrough_ops
     ready = all(name in quantized and _is_short(quantized[name], policy) for name in op.inputs)
     ready = ready and all(name != "output" and _is_short(name, policy) for name in op.outputs)
     return able and ready and policy.ops.get(op.name, "integer") == "integer"
 
 
-def _has_kernel(op: Op, capabilities: Capabilities) -> bool:
+def has_kernel(op: Op, capabilities: Capabilities) -> bool:
+    """Whether the target can compute the operator in integers, on a range of its own."""
     return op.op_type in capabilities.integer_ops and not op.constant
 
 
@@ -146,7 +147,7 @@ def _barriers(
 ) -> dict[str, str]:
     barriers = {layer.node: name for layer in graph.layers.values() for name in layer.activations if name in quantized}
     for op in graph.ops:
-        tempting = (_has_kernel(op, capabilities) and op.op_type not in HARD) or op.op_type in WEIGHTED
+        tempting = (has_kernel(op, capabilities) and op.op_type not in HARD) or op.op_type in WEIGHTED
         if tempting and all(name in quantized for name in (*op.inputs, op.output)):
             barriers[op.name] = op.inputs[0]
     return {node: tensor for node, tensor in barriers.items() if node not in integer}

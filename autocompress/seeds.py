@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import TypeVar, get_args
 
 from autocompress.graph import Layer
-from autocompress.policy import FLOAT_BITS, Activation, ChannelPolicy, LayerPolicy, Policy
+from autocompress.policy import FLOAT_BITS, Activation, ChannelPolicy, LayerPolicy, Policy, Precision
+from autocompress.regions import merged
 from autocompress.space import SearchSpace
 from autocompress.sparsity import CHANNEL, n_of_m
 
@@ -25,8 +26,9 @@ _Option = TypeVar("_Option", LayerPolicy, ChannelPolicy)
 def seed_policies(space: SearchSpace, layers: Mapping[str, Layer], shares: Sequence[Shares] = ()) -> list[Policy]:
     """Uniform policies, mixes of neighbouring precisions, then each way of pruning alone on the most precise codes.
 
-    The first and the last layer are the ones that most often have to stay float. In a mix the large layers go to fewer bits
-    first: they give the most bytes, and small ones tend to be sensitive.
+    What sits between layers is tried in integers and in float, also with squeeze-excite blocks in float. The first and the last
+    layer are the ones that most often have to stay float. In a mix the large layers go to fewer bits first: they give the most
+    bytes, and small ones tend to be sensitive.
 
     Args:
         shares: ways of removing channels unevenly, each a pruner and the share of each group.
@@ -36,7 +38,9 @@ def seed_policies(space: SearchSpace, layers: Mapping[str, Layer], shares: Seque
     edges = [{**uniform[0], **edge} for edge in _float_edges(space)] if uniform else []
     mixes = [_mix(*pair, layers, share) for ladder in ladders for pair in pairwise(ladder) for share in MIXES]
     base = uniform[0] if uniform else {}
-    policies = [_policy(choice) for choice in [*uniform, *edges, *mixes, *_pruned(space, base)]]
+    policies = [_policy(choice) for choice in uniform]
+    policies += [_policy(choice, ops=ops) for choice, ops in _between(space, base, layers)]
+    policies += [_policy(choice) for choice in [*edges, *mixes, *_pruned(space, base)]]
     policies += [_policy(base, cut) for cut in [*_uneven_cuts(space, shares), *_channel_cuts(space)]]
     return _distinct(policies)
 
@@ -56,9 +60,29 @@ def _ladders(space: SearchSpace) -> list[list[Choice]]:
     return [[_uniform(space, bits, mode) for bits in _levels(space)] for mode in _modes(space)]
 
 
-def _policy(layers: Choice, channels: Mapping[str, ChannelPolicy] | None = None) -> Policy:
+def _policy(
+    layers: Choice, channels: Mapping[str, ChannelPolicy] | None = None, ops: Mapping[str, Precision] | None = None
+) -> Policy:
     cuts = {name: option for name, option in (channels or {}).items() if option != ChannelPolicy()}
-    return Policy({name: option for name, option in layers.items() if option != LayerPolicy()}, cuts)
+    return Policy({name: option for name, option in layers.items() if option != LayerPolicy()}, cuts, ops or {})
+
+
+def _between(space: SearchSpace, base: Choice, layers: Mapping[str, Layer]) -> list[tuple[Choice, dict[str, Precision]]]:
+    """`base` with everything between layers in one precision, with and without convolutions of a single position in float.
+
+    Those are squeeze-excite blocks: little work, and precision changes around it.
+    """
+    if not base or not space.ops:
+        return []
+    squeezed = {name for name in base if layers[name].uses == 1 and layers[name].kind != "linear"}
+    able = dict.fromkeys((name for name in squeezed if LayerPolicy() in space.layers[name]), LayerPolicy())
+    choices = [base, {**base, **able}] if able else [base]
+    found = [(choice, _uniform_ops(space, precision)) for choice in choices for precision in ("integer", "float")]
+    return [*found, *((choice, {}) for choice in choices[1:])]
+
+
+def _uniform_ops(space: SearchSpace, precision: Precision) -> dict[str, Precision]:
+    return merged(option for options in space.ops.values() for option in options if option.precision == precision)
 
 
 def _levels(space: SearchSpace) -> list[int]:

@@ -15,8 +15,10 @@ from autocompress.probes import Probes, time_options
 from autocompress.problem import Effect
 from autocompress.progress import Progress
 from autocompress.quality import Quality
-from autocompress.space import CHANNELS, Option
+from autocompress.space import CHANNELS
 from autocompress.workspace import Workspace
+
+Decision = LayerPolicy | ChannelPolicy
 
 STANDS_OUT = 3.0
 """A layer is left alone when its share of the loss is more than so many times what it can give."""
@@ -140,13 +142,13 @@ def _options(workspace: Workspace, parameter: str, effects: Sequence[Effect], pr
     fp32 = len(workspace.bench.graph.data)
     for index, effect in enumerate(effects):
         policy = workspace.space.alone(parameter, index)
-        decided: list[Option] = [*policy.layers.values(), *policy.channels.values()]  # none for FP32, else one
+        decided: list[Decision] = [*policy.layers.values(), *policy.channels.values()]  # none for FP32, else one
         for option in decided:
             saved_bytes, saved_ms = fp32 - effect.size_bytes, _saved_ms(probes, parameter, index)
             yield OptionSensitivity(_label(option), parameter, index, effect, saved_bytes, saved_ms)
 
 
-def _label(option: Option) -> str:
+def _label(option: Decision) -> str:
     words = ["channels"] if isinstance(option, ChannelPolicy) else [_precision(option)]
     if option.prunes:
         words += [str(option.pruner), _cut(option)]
@@ -162,7 +164,7 @@ def _precision(option: LayerPolicy) -> str:
     return option.quantizer if option.quantizer.endswith(str(option.bits)) else f"{option.quantizer}{option.bits}"
 
 
-def _cut(option: Option) -> str:
+def _cut(option: Decision) -> str:
     if isinstance(option, LayerPolicy) and option.structure != UNSTRUCTURED:
         return option.structure
     return f"{100 * option.sparsity:.0f}%" if option.threshold is None else f">{option.threshold:.2g}"

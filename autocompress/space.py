@@ -19,10 +19,14 @@ from autocompress.components import Capabilities, Components, Quantizer
 from autocompress.errors import ConfigError, PolicyError
 from autocompress.graph import BaseGraph, Layer
 from autocompress.policy import FLOAT_BITS, UNSTRUCTURED, Activation, ChannelPolicy, LayerPolicy, Policy
+from autocompress.regions import RegionPolicy, merged, region_options
 from autocompress.sparsity import CHANNEL, n_of_m, share_removed
 
 CHANNELS = "channels/"
 """Prefix of the Optuna parameter of a channel group; a layer's parameter is the layer's name."""
+
+OPS = "ops/"
+"""Prefix of the parameter of a kind of region: operators without weights between layers."""
 
 SCOPES = ("layer", "global")
 
@@ -53,6 +57,8 @@ class SpaceSettings:
         scope: what a share in `sparsities` is a share of: each `layer` (each group of channels), or all of them (`global`):
             then one score decides everywhere, and layers lose different shares.
         channel_multiple: the channels that stay are rounded to a multiple of this.
+        ops: whether the precision of what sits between layers (activations, sums, squeeze-excite products) is searched, one
+            decision for all regions of a kind; otherwise it is integer where all its inputs are quantized anyway.
     """
 
     include: list[str] = field(default_factory=lambda: ["*"])
@@ -64,6 +70,7 @@ class SpaceSettings:
     thresholds: list[float] = field(default_factory=list)
     scope: str = "layer"
     activations: list[str] = field(default_factory=lambda: ["static"])
+    ops: bool = True
 
     def __post_init__(self) -> None:
         if not self.activations or not set(self.activations) <= set(get_args(Activation)):
@@ -83,7 +90,7 @@ class SpaceSettings:
             raise ConfigError(f"space.channel_multiple={self.channel_multiple}: expected at least 1")
 
 
-Option = LayerPolicy | ChannelPolicy
+Option = LayerPolicy | ChannelPolicy | RegionPolicy
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ class SearchSpace:
 
     layers: Mapping[str, tuple[LayerPolicy, ...]]
     channels: Mapping[str, tuple[ChannelPolicy, ...]]
+    ops: Mapping[str, tuple[RegionPolicy, ...]] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -112,6 +120,7 @@ class SearchSpace:
     def _tables(self) -> Iterator[tuple[str, Sequence[Option]]]:
         yield from self.layers.items()
         yield from ((CHANNELS + name, options) for name, options in self.channels.items())
+        yield from ((OPS + name, options) for name, options in self.ops.items())
 
     def policy(self, indices: Mapping[str, int]) -> Policy:
         """The policy that Optuna's parameters stand for."""
@@ -120,6 +129,7 @@ class SearchSpace:
         return Policy(
             layers={name: option for name, option in layers.items() if option != LayerPolicy()},
             channels={name: option for name, option in channels.items() if option != ChannelPolicy()},
+            ops=merged(options[indices.get(OPS + name, 0)] for name, options in self.ops.items()),
         )
 
     def alone(self, name: str, index: int) -> Policy:
@@ -128,6 +138,8 @@ class SearchSpace:
             group = name.removeprefix(CHANNELS)
             cut = self.channels[group][index]
             return Policy(channels={group: cut} if cut != ChannelPolicy() else {})
+        if name.startswith(OPS):
+            return Policy(ops=self.ops[name.removeprefix(OPS)][index].decisions)
         option = self.layers[name][index]
         return Policy({name: option} if option != LayerPolicy() else {})
 
@@ -150,17 +162,28 @@ class SearchSpace:
         }
         for name in [*policy.layers.keys() - self.layers.keys(), *policy.channels.keys() - self.channels.keys()]:
             raise PolicyError(f"seed policy decides '{name}', which is not searched; searched: {', '.join(self.layers)}")
-        for name in policy.ops:
-            raise PolicyError(f"seed policy decides the operator '{name}'; operators are not searched")
-        return {name: index for name, index in (layers | channels).items() if name in self.distributions}
+        regions = {OPS + name: _region_index(name, options, policy) for name, options in self.ops.items()}
+        for name in policy.ops.keys() - {op for options in self.ops.values() for option in options for op in option.ops}:
+            raise PolicyError(f"seed policy decides the operator '{name}'; it is not searched")
+        return {name: index for name, index in (layers | channels | regions).items() if name in self.distributions}
 
 
 def _speed(option: Option) -> object:
     """What of an option decides the time; integer kernels read stored codes of any width after they are expanded at load."""
-    return option if isinstance(option, ChannelPolicy) else (option.quantizer is None, option.activation)
+    return (option.quantizer is None, option.activation) if isinstance(option, LayerPolicy) else option
 
 
-def _index(name: str, options: Sequence[Option], wanted: Option) -> int:
+def _region_index(name: str, options: Sequence[RegionPolicy], policy: Policy) -> int:
+    members = {op for option in options for op in option.ops}
+    wanted = {op: precision for op, precision in policy.ops.items() if op in members}
+    for index, option in enumerate(options):
+        if option.decisions == wanted:
+            return index
+    offers = "; ".join(f"{option.precision}: {', '.join(option.ops) or 'none named'}" for option in options)
+    raise PolicyError(f"seed policy asks {wanted} of the operators '{name}'; this space offers {offers}")
+
+
+def _index(name: str, options: Sequence[LayerPolicy | ChannelPolicy], wanted: LayerPolicy | ChannelPolicy) -> int:
     for index, option in enumerate(options):
         if option.decision == wanted.decision:
             return index
@@ -187,7 +210,18 @@ def build_space(
             f"quantizers={list(components.quantizers)}, pruners={list(components.pruners)}); "
             "expected at least one layer with two options"
         )
-    return SearchSpace(layers, channels)
+    return SearchSpace(layers, channels, _op_options(graph, components, layers) if settings.ops else {})
+
+
+def _op_options(
+    graph: BaseGraph, components: Components, layers: Mapping[str, Sequence[LayerPolicy]]
+) -> dict[str, tuple[RegionPolicy, ...]]:
+    """What may be decided between layers, when some layer can be integer."""
+    static = {
+        name: [o for o in options if o.quantizer is not None and o.activation == "static"] for name, options in layers.items()
+    }
+    integer = Policy({name: options[0] for name, options in static.items() if options})
+    return region_options(graph, components.target.capabilities(), integer) if integer.layers else {}
 
 
 def _is_included(name: str, settings: SpaceSettings) -> bool:

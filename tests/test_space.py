@@ -404,7 +404,7 @@ def test_index_zero_everywhere_is_the_model_as_it_is(rich: SearchSpace) -> None:
         (Policy({"stem": LayerPolicy("int8", 8, "stability", 0.5)}), "for 'stem'; this space offers"),
         (Policy(channels={"head": ChannelPolicy("sparse", 0.5)}), "seed policy decides 'head', which is not searched"),
         (Policy(channels={"stem": ChannelPolicy("sparse", 0.51)}), "sparsity=0.51.* for 'stem'; this space offers"),
-        (Policy({"stem": INT8}, ops={"n3": "float"}), "seed policy decides the operator 'n3'; operators are not searched"),
+        (Policy({"stem": INT8}, ops={"n3": "float"}), "seed policy decides the operator 'n3'; it is not searched"),
     ],
 )
 def test_seed_outside_the_space_is_refused(rich: SearchSpace, policy: Policy, problem: str) -> None:
