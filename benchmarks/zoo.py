@@ -1,0 +1,144 @@
+"""Classifiers with random weights, made as fast as they get: `python -m benchmarks.zoo [NETS...] --trials 25`.
+
+Each layer in INT8 or float, objective latency without an accuracy floor, ONNX Runtime, one thread, batch 1. Beside it in the
+same run the file of ONNX Runtime's own `quantize_static` (QDQ, per channel, the same calibration data), timed in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from torch import Tensor, nn
+from torchvision import models
+
+from autocompress import SearchResult, Task, search
+from autocompress.config import compose_settings
+from autocompress.device import TimingSettings, open_device
+from autocompress.graph import export
+from autocompress.placement import place
+from autocompress.registry import load_registry
+from benchmarks.workbench import publish
+
+NETS = (
+    "resnet18",
+    "vit_b_16",
+    "convnext_tiny",
+    "mobilenet_v2",
+    "squeezenet1_1",
+    "shufflenet_v2_x1_0",
+    "efficientnet_b0",
+    "mobilenet_v3_small",
+)
+PIXELS, PART, ROUNDS = 224, 8, 5
+SETTINGS = ("quantizer=[int8]", "pruner=[]", "tracking=[]")
+COLUMNS = ("net", "ratio", "quantize_static", "seconds", "float_layers", "integer_ops", "float_ops")
+
+
+def random_net(name: str, images: Tensor) -> nn.Module:
+    """A net whose batch norms know the images, so that its activations have ordinary ranges."""
+    torch.manual_seed(0)
+    net: nn.Module = models.get_model(name, weights=None)
+    with torch.no_grad():
+        net.train()
+        for _ in range(3):
+            net(images)
+    return net.eval()
+
+
+def random_task(name: str) -> Task:
+    """Noise in place of images, in three sets."""
+    images = torch.randn(3 * PART, 3, PIXELS, PIXELS, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(PART)
+    parts = {
+        part: [(batch, labels)] for part, batch in zip(("calibration", "search", "report"), images.split(PART), strict=True)
+    }
+    return Task(random_net(name, images[:PART]), images[:1], **parts, metric="cosine", name=name)
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """The calibration set, one example at a time."""
+
+    def __init__(self, task: Task) -> None:
+        self._rest = iter(task.sets["calibration"].inputs)
+
+    def get_next(self) -> dict[str, Any] | None:
+        example = next(self._rest, None)
+        return None if example is None else {"input": example[None]}
+
+
+def row_of(name: str, trials: int) -> dict[str, Any]:
+    """One search, and the delivered file beside the other tool's."""
+    with tempfile.TemporaryDirectory() as folder:
+        task, start = random_task(name), time.monotonic()
+        result = search(task, objective="latency", trials=trials, output_dir=folder, overrides=SETTINGS)
+        seconds = time.monotonic() - start
+        reference, other = Path(folder) / "fp32.onnx", Path(folder) / "quantize_static.onnx"
+        quantize_static(reference, other, _Reader(task), quant_format=QuantFormat.QDQ, per_channel=True)
+        ratios = timed(task, reference, {"ratio": result.best.artifact.path, "quantize_static": other})
+        return {"net": name, **ratios, "seconds": round(seconds), **summary(task, result), "status": result.status}
+
+
+def timed(task: Task, reference: Path, files: dict[str, Path]) -> dict[str, float]:
+    """Median ratio to FP32 over rounds in which every file is timed once."""
+    target = compose_settings(SETTINGS, load_registry()).components.target
+    inputs = reference.with_name("example.npy")
+    np.save(inputs, task.example_input[:1].numpy())
+    found: dict[str, list[float]] = {what: [] for what in files}
+    with open_device(target, 1) as device:
+        for _ in range(ROUNDS):
+            for what, path in files.items():
+                found[what].append(device.latency(reference, path, inputs, TimingSettings(seconds=4.0)).ratio)
+    return {what: median(ratios) for what, ratios in found.items()}
+
+
+def summary(task: Task, result: SearchResult) -> dict[str, Any]:
+    """What the policy decided, and how the operators between layers compute."""
+    target = compose_settings(SETTINGS, load_registry()).components.target
+    with tempfile.TemporaryDirectory() as folder:
+        graph = export(task.model, task.example_input, Path(folder) / "fp32.onnx")
+    integer = place(graph, result.policy, target.capabilities()).integer
+    return {
+        "float_layers": len(graph.layers) - len(result.policy.layers),
+        "integer_ops": sum(op.name in integer for op in graph.ops),
+        "float_ops": sum(op.name not in integer for op in graph.ops),
+        "float_layer_names": [name for name in graph.layers if name not in result.policy.layers],
+        "decided_ops": dict(Counter(result.policy.ops.values())),
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The columns that fit on a line."""
+    cells = [
+        COLUMNS,
+        *([f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]) for name in COLUMNS] for row in rows),
+    ]
+    return "\n".join("  ".join(str(cell).rjust(18) for cell in line) for line in cells)
+
+
+def main() -> None:
+    """A row and a file of results for each net; the table grows as they finish."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("nets", nargs="*", default=NETS)
+    parser.add_argument("--trials", type=int, default=25)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    for name in arguments.nets:
+        rows.append(row_of(name, arguments.trials))
+        sys.stdout.write(f"{table(rows)}\nNNCF is not compared: it is not installed here, and cannot be.\n")
+        publish(f"zoo_{name}", rows[-1])
+
+
+if __name__ == "__main__":
+    main()
