@@ -52,7 +52,7 @@ class SearchSettings:
     patience: int | None = None
     seed: int = 0
     seeds: list[str] = field(default_factory=list)
-    start: str = "uniform"
+    start: str = "rules"
     keep: str = "none"
     finalists: int = 3
     recoverable_drop: float = 0.1

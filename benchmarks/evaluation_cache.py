@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from autocompress.budget import Measurement
+from autocompress.budget import Latency, Measurement
 from autocompress.errors import AutocompressError
 from autocompress.policy import Policy
 from autocompress.trial import Bench
 
-Latency = Callable[[Policy], float]
-"""Latency ratio to FP32 of a policy, by a model: nothing is timed here."""
+ModelledLatency = Callable[[Policy], Latency]
+"""Latency of a policy by a model: nothing is timed here."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class EvaluationCache:
         path: where they are kept; another search set needs another path.
     """
 
-    def __init__(self, bench: Bench, path: Path, latency: Latency) -> None:
+    def __init__(self, bench: Bench, path: Path, latency: ModelledLatency) -> None:
         self._bench, self._path, self._latency = bench, path, latency
         self._by_policy: dict[str, Evaluation] = {}
         self._by_file = _read(path)
@@ -60,10 +60,13 @@ class EvaluationCache:
             self._by_policy[policy.digest] = self._build(policy)
         found = self._by_policy[policy.digest]
         baseline = self._bench.evaluator.metric.value(self._bench.evaluator.reference_statistics("search"))
+        latency = self._latency(policy)
         measurement = Measurement(
             size_bytes=found.size_bytes,
             size_ratio=found.size_bytes / len(self._bench.graph.data),
-            latency_ratio=self._latency(policy),
+            latency_ms=latency.median_ms,
+            latency_ratio=latency.ratio,
+            latency=latency,
             accuracy=found.accuracy,
             accuracy_drop=None if found.accuracy is None else baseline - found.accuracy,
             images=len(self._bench.evaluator.targets["search"]),

@@ -15,12 +15,12 @@ from autocompress.knapsack import solve
 from autocompress.policy import Policy
 from autocompress.problem import Problem
 from autocompress.space import SearchSpace
-from benchmarks.evaluation_cache import Latency
+from benchmarks.evaluation_cache import ModelledLatency
 
 SMALLEST_SHARE = 0.02
 
 
-def integer_program(problem: Problem, space: SearchSpace, latency: Latency, count: int, seed: int) -> list[Policy]:
+def integer_program(problem: Problem, space: SearchSpace, latency: ModelledLatency, count: int, seed: int) -> list[Policy]:
     """At most `count` distinct policies, in an order that the seed draws.
 
     The grid has as many sizes, evenly spaced on a log scale, as latencies; both from all-smallest to FP32.
@@ -31,7 +31,7 @@ def integer_program(problem: Problem, space: SearchSpace, latency: Latency, coun
     full = max(float(table.max()) for table in sizes)
     saved = [table / full - 1 for table in sizes]
     faster = [
-        np.array([latency(space.alone(name, index)) for index in range(options)]) - 1
+        np.array([latency(space.alone(name, index)).ratio for index in range(options)]) - 1
         for name, options in problem.parameters.items()
     ]
     limits = _grid(saved, faster, math.ceil(math.sqrt(count)))

@@ -13,7 +13,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -23,9 +23,9 @@ import torch
 from autocompress.budget import Budget, Measurement
 from autocompress.components import Sampler
 from autocompress.effects import Journal, SensitivitySettings
-from autocompress.graph import BaseGraph
 from autocompress.measured_problem import MeasuredProblem
 from autocompress.policy import Policy
+from autocompress.probes import LATENCY, Probes
 from autocompress.problem import Effect
 from autocompress.progress import Progress
 from autocompress.record import TrialRecord
@@ -36,7 +36,8 @@ from autocompress.study import SearchStudy, open_study
 from autocompress.trial import Bench, TrialSettings
 from autocompress.verbs import cache_folder
 from benchmarks.efficiency_figure import draw, summary
-from benchmarks.evaluation_cache import Evaluated, EvaluationCache, Latency
+from benchmarks.evaluation_cache import Evaluated, EvaluationCache
+from benchmarks.fitted_latency import FittedLatency, fit
 from benchmarks.hypervolume import hypervolume
 from benchmarks.integer_program import integer_program
 from benchmarks.workbench import RESULTS, TIMING, Workbench, publish, workbench
@@ -45,9 +46,6 @@ MODELS = {
     "resnet20": ("+experiment=cifar10_resnet20", "data.search_size=1000", "data.report_size=100"),
     "efficientnet_lite0": ("+experiment=imagenet_efficientnet_lite0", "data.search_size=300", "data.report_size=100"),
 }
-
-INTEGER_TIME = 0.4
-"""Time of an integer layer as a share of its float time, where no fitted model is given."""
 
 
 @dataclass(frozen=True)
@@ -77,62 +75,60 @@ class TimedJournal(Journal):
         super().__init__(path, identity)
         self._last = time.perf_counter()
 
-    def put(self, policy: Policy, values: Mapping[str, float]) -> None:
-        """Keep the values of a policy, and the seconds since the last ones."""
+    def put(self, what: str, policy: Policy, values: Mapping[str, float]) -> None:
+        """Keep figures of a policy, and the seconds since the last ones."""
         now = time.perf_counter()
-        super().put(policy, {**values, "seconds": now - self._last})
+        super().put(what, policy, {**values, "seconds": now - self._last})
         self._last = time.perf_counter()
 
 
 @dataclass
 class ArmProblem(MeasuredProblem):
-    """Hands out tables that were measured before, and knows whether it was asked for them."""
+    """Hands out what was measured before, and knows whether it was asked for it."""
 
-    tables: Mapping[str, Sequence[Effect]] = field(default_factory=dict)
+    known: MeasuredProblem | None = None
     asked: bool = False
 
     def effects(self) -> Mapping[str, Sequence[Effect]]:
         """The tables."""
+        assert self.known is not None
         self.asked = True
-        return self.tables
+        return self.known.effects()
+
+    @property
+    def probes(self) -> Probes:
+        """The times of single options."""
+        assert self.known is not None
+        return self.known.probes
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What all arms share."""
 
-    bench: Bench
-    space: SearchSpace
-    journal: TimedJournal
-    tables: Mapping[str, Sequence[Effect]]
+    known: MeasuredProblem
     tables_seconds: float
     cache: EvaluationCache
-    latency: Latency
+    latency: FittedLatency
     registry: Registry
     trials: int
 
     def problem(self) -> ArmProblem:
         """A fresh one for each arm and seed."""
-        return ArmProblem(
-            "pareto", Budget(), self.bench, self.space, SensitivitySettings(), self.journal, Progress(), self.tables
-        )
+        known = self.known
+        parts = (known.baseline, known.bench, known.space, known.settings, known.journal, known.progress)
+        return ArmProblem("pareto", Budget(), *parts, known=known)
+
+    @property
+    def space(self) -> SearchSpace:
+        """What is searched."""
+        return self.known.space
 
     def batches(self, arm: Arm, problem: ArmProblem, seed: int) -> Iterator[Sequence[Policy]]:
         """What an arm starts with, computed when it is asked for."""
         if arm.one_shot:
             yield integer_program(problem, self.space, self.latency, self.trials, seed)
-        yield from start_batches(arm.start, self.bench, self.space, problem, self.trials // 2)
-
-
-def estimated_latency(graph: BaseGraph) -> Latency:
-    """Multiply-accumulates, integer ones at `INTEGER_TIME`: a stand-in for the fitted model."""
-    total = sum(layer.macs for layer in graph.layers.values())
-
-    def ratio(policy: Policy) -> float:
-        integer = [name for name, option in policy.layers.items() if option.quantizer and option.activation != "float"]
-        return 1 - (1 - INTEGER_TIME) * sum(graph.layers[name].macs for name in integer) / total
-
-    return ratio
+        yield from start_batches(arm.start, self.known.bench, self.space, problem, self.trials // 2)
 
 
 class Clock:
@@ -151,8 +147,10 @@ class Clock:
 def search(comparison: Comparison, name: str, seed: int, folder: Path) -> list[dict[str, Any]]:
     """One search of one arm: a row for each trial."""
     arm, problem, clock = ARMS[name], comparison.problem(), Clock()
-    sampler = cast(Sampler, comparison.registry.component("sampler", arm.sampler)()).create(problem, seed)
-    study = open_study(folder / f"{seed}.db", [name], comparison.space, "pareto", Budget(), sampler)
+    sampler = cast(Sampler, comparison.registry.component("sampler", arm.sampler)())
+    study = open_study(
+        folder / f"{seed}.db", [name], comparison.space, "pareto", Budget(), lambda _: sampler.create(problem, seed)
+    )
     batches = comparison.batches(arm, problem, seed)
     rows: list[dict[str, Any]] = []
     known: dict[str, Evaluated] = {}
@@ -193,31 +191,36 @@ def _record(number: int, policy: Policy, evaluated: Evaluated) -> TrialRecord:
 
 def compare(bench: Workbench, arms: Sequence[str], trials: int, seeds: int, cache: Path) -> Iterator[dict[str, Any]]:
     """Rows of all arms; the last one says what the tables took."""
-    measured = _bench(bench)
-    registry, latency = load_registry(), estimated_latency(bench.graph)
+    measured, registry = _bench(bench), load_registry()
     space = build_space(bench.graph, bench.components, bench.groups, SpaceSettings(), bench.database)
     identity = [bench.graph.digest, bench.task.digest(), space.digest]
     journal = TimedJournal(cache / "tables.jsonl", identity)
-    tables = MeasuredProblem("pareto", Budget(), measured, space, SensitivitySettings(), journal, Progress()).effects()
+    baseline = measured.baseline()
+    known = MeasuredProblem("pareto", Budget(), baseline, measured, space, SensitivitySettings(), journal, Progress())
+    total = _tables(known)
+    latency = fit(measured, space, journal, known.probes.observed)
+    sys.stdout.write(f"latency model: {latency.figures()}\n")
     data = hashlib.sha256("|".join(identity[:2]).encode()).hexdigest()[:12]
     evaluations = EvaluationCache(measured, cache / f"evaluations-{data}.jsonl", latency)
-    total = _seconds(journal, space)
-    comparison = Comparison(measured, space, journal, tables, total, evaluations, latency, registry, trials)
+    comparison = Comparison(known, total, evaluations, latency, registry, trials)
     for name in arms:
         for seed in range(seeds):
             with TemporaryDirectory() as folder:
                 rows = search(comparison, name, seed, Path(folder))
             sys.stdout.write(f"{name} seed {seed}: {rows[-1]['hypervolume']:.4f} in {rows[-1]['seconds']:.0f} s\n")
             yield from rows
-    yield {"tables_seconds": total}
+            sys.stdout.flush()
+    yield {"tables_seconds": total, "latency_model": latency.figures()}
 
 
-def _seconds(journal: TimedJournal, space: SearchSpace) -> float:
-    """What the tables took when they were measured."""
-    policies = {
-        space.alone(name, index).digest: space.alone(name, index) for name, n in space.sizes.items() for index in range(n)
-    }
-    return sum((journal.get(policy) or {}).get("seconds", 0.0) for policy in policies.values())
+def _tables(known: MeasuredProblem) -> float:
+    """Measure losses and times of single options; the seconds that they took, whenever that was."""
+    known.effects()
+    _ = known.probes
+    space, what = known.space, (f"effect on {known.settings.images}", LATENCY)
+    policies = [space.alone(name, index) for name, count in space.sizes.items() for index in range(count)]
+    distinct = {policy.digest: policy for policy in policies}.values()
+    return sum((known.journal.get(kind, policy) or {}).get("seconds", 0.0) for policy in distinct for kind in what)
 
 
 def _bench(bench: Workbench) -> Bench:
