@@ -14,6 +14,7 @@ Rules proved on ONNX Runtime (DESIGN.md section 5):
 * a zero point is subtracted at load where the levels still fit a byte: kernels are fast, or exist at all, without one only;
 * a hard sigmoid is `Add -> QuantizeLinear`, whose saturation cuts it; a hard swish multiplies by one;
 * a float convolution that reads a quantized tensor gets a barrier, or the runtime would make it integer as well;
+* a float pool that gives a quantized tensor gets one behind it, or the runtime would pool codes with a slow kernel;
 * sparse codes are a bit mask and the packed non-zeros, expanded by operators that fold at load.
 """
 
@@ -40,6 +41,9 @@ from autocompress.policy import INTEGER_BITS, Activation
 
 ENDLESS = 3e38
 """A Clip at this bound changes no finite activation; unlike Identity it keeps the runtime from fusing through it."""
+
+POOL = "MaxPool"
+"""The runtime moves a quantizer from behind a float one to before it, where its integer kernel is many times slower."""
 
 INTEGER_MOST = 2**INTEGER_BITS - 1
 """The largest code of an activation."""
@@ -75,8 +79,9 @@ def lower(graph: BaseGraph, compressed: CompressedModel, placement: Placement, c
             edit.make_hard(op)
     for node, tensor in placement.barriers.items():
         edit.add_barrier(node, tensor, compressed.ranges[placement.quantized[tensor]])
+    pooled = {op.output for op in graph.ops if op.op_type == POOL and op.name not in placement.integer}
     for tensor, source in placement.quantized.items():
-        edit.quantize_tensor(tensor, source, compressed.ranges[source])
+        edit.quantize_tensor(tensor, compressed.ranges[source], held=tensor in pooled)
     return edit.finish()
 
 
@@ -166,18 +171,23 @@ class _Edit:
     def add_barrier(self, name: str, tensor: str, input_range: Range) -> None:
         """Keep the runtime from rewriting a float node that stands between quantized tensors; values stay as they are."""
         node, source = self._nodes[name], self._values[tensor]
-        if input_range.zero_point == 0:
-            barrier = self._node("Relu", [source])
-        else:
-            limits = [self._scalar(np.float32(bound)) for bound in (-ENDLESS, ENDLESS)]
-            barrier = self._node("Clip", [source, *limits])
-        node.replace_input_with(list(node.inputs).index(source), barrier)
+        node.replace_input_with(list(node.inputs).index(source), self._barrier(source, input_range))
 
-    def quantize_tensor(self, tensor: str, source: str, grid: Range) -> None:
-        """Put one quantizer behind a tensor; every reader, and the graph's output, takes the dequantized value."""
+    def _barrier(self, source: ir.Value, grid: Range) -> ir.Value:
+        if grid.zero_point == 0:
+            return self._node("Relu", [source])
+        limits = [self._scalar(np.float32(bound)) for bound in (-ENDLESS, ENDLESS)]
+        return self._node("Clip", [source, *limits])
+
+    def quantize_tensor(self, tensor: str, grid: Range, held: bool) -> None:
+        """Put one quantizer behind a tensor; every reader, and the graph's output, takes the dequantized value.
+
+        Args:
+            held: keep the runtime from moving the quantizer to before the operator that gives the tensor.
+        """
         value = self._values[tensor]
         readers = [(use.node, use.idx) for use in value.uses()]
-        dequantized = self._quantized(value, grid, self._factors.get(tensor, 1.0))
+        dequantized = self._quantized(self._barrier(value, grid) if held else value, grid, self._factors.get(tensor, 1.0))
         for node, index in readers:
             node.replace_input_with(index, dequantized)
         if value.is_graph_output():

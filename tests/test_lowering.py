@@ -667,3 +667,42 @@ def test_a_shuffle_of_channels_stays_in_integers(tiny: Tiny, device: Device, cal
     fast, exact = pair(device, path, calibration_file)
     assert snr_db(exact, fast) > 40
     assert snr_db(device.outputs(graph.path, calibration_file, 0, 128, 64), exact) > 25
+
+
+class Pooled(nn.Module):
+    """A pool between the first convolution and the second."""
+
+    def __init__(self, signed: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 10)
+        self.signed = signed
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x) if self.signed else torch.relu(self.first(x))
+        outputs: Tensor = self.head(torch.relu(self.second(nn.functional.max_pool2d(x, 2))).mean(dim=(2, 3)))
+        return outputs
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_pool_behind_a_float_layer_pools_floats(
+    tiny: Tiny, device: Device, calibration_file: Path, tmp_path: Path, signed: bool, first: bool
+) -> None:
+    """The runtime's kernel for codes is fast between integer layers only: there, and nowhere else, it is used."""
+    torch.manual_seed(0)
+    sets = tiny.task.sets
+    task = Task(Pooled(signed), tiny.task.example_input, sets["calibration"], sets["search"], sets["report"])
+    graph = export(task.model, task.example_input, tmp_path / "fp32.onnx")
+    database = LayerDatabase(graph, Calibration(task, graph, tiny.components, tmp_path), tiny.components, {})
+    policy = Policy({name: INT8 for name in graph.layers if first or name != "first"})
+    capabilities = tiny.components.target.capabilities()
+    path = build(graph, policy, database.compress(policy), capabilities, tmp_path / "file.onnx").artifact.path
+    left = operators(path, tmp_path)
+    assert (left["NhwcMaxPool"], left["MaxPool"]) == ((1, 0) if first else (0, 1))
+    optimized = onnx.load(tmp_path / "optimized.onnx").graph
+    (pool,) = [node for node in optimized.node if node.op_type.endswith("MaxPool")]
+    given = {name: node.op_type for node in optimized.node for name in node.output}
+    assert given[pool.input[0]] != "QuantizeLinear"
+    fast, exact = pair(device, path, calibration_file)
+    assert snr_db(exact, fast) > 40
+    assert snr_db(device.outputs(graph.path, calibration_file, 0, 128, 64), exact) > 25
