@@ -119,9 +119,12 @@ def _mix(high: Choice, low: Choice, layers: Mapping[str, Layer], share: float) -
 
 
 def _float_edges(space: SearchSpace) -> list[Choice]:
-    """The first layer, the last, and both in float, where the space allows it."""
+    """The first layer, the last, both, and the first two in float, where the space allows it.
+
+    The first layers of a mobile net have few channels: integer kernels are slow there.
+    """
     able = [name for name, options in space.layers.items() if LayerPolicy() in options]
-    ends = [able[:1], able[-1:], [*able[:1], *able[-1:]]] if able else []
+    ends = [able[:1], able[-1:], [*able[:1], *able[-1:]], able[:2]] if able else []
     return [dict.fromkeys(end, LayerPolicy()) for end in ends]
 
 

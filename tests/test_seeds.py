@@ -34,9 +34,9 @@ def test_uniform_policies_alone_are_those_the_seeds_begin_with() -> None:
     assert uniform_policies(SearchSpace(dict.fromkeys(LAYERS, (FLOAT,)), {})) == []
 
 
-def test_first_and_last_layer_are_tried_in_float() -> None:
-    found = seed_policies(MIXED, LAYERS)[2:5]
-    kept = [{"middle", "large"}, {"small", "middle"}, {"middle"}]
+def test_first_and_last_layers_are_tried_in_float() -> None:
+    found = seed_policies(MIXED, LAYERS)[2:6]
+    kept = [{"middle", "large"}, {"small", "middle"}, {"middle"}, {"large"}]
     assert found == [Policy({name: INT8 for name in LAYERS if name in names}) for names in kept]
 
 
