@@ -13,16 +13,20 @@ from autocompress.budget import Budget, Latency, Measurement
 from autocompress.cost_model import CostModel
 from autocompress.effects import Journal, SensitivitySettings, measure_effects
 from autocompress.latency_model import Observation
+from autocompress.policy import Policy
 from autocompress.probes import Probes, time_options
 from autocompress.problem import Choices, Costs, Effect, Problem
 from autocompress.progress import Progress
-from autocompress.record import Objective
+from autocompress.record import Objective, TrialRecord
 from autocompress.space import SearchSpace
 from autocompress.study import RECORD
 from autocompress.trial import Bench
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
+
+ENOUGH_TIMED = 5
+"""Trials before an error of their predictions means something."""
 
 
 @dataclass
@@ -85,6 +89,24 @@ class MeasuredProblem(Problem):
         parts = (self.bench, self.space, self._costs.features, self.settings.seconds, self.journal, self.progress)
         with self.progress.stage("latency of single options"):
             return time_options(*parts)
+
+    def predicted(self, policy: Policy) -> dict[str, float]:
+        """What the tables alone say of a policy, as if effects added up; empty when they were not measured."""
+        if "_effects" not in self.__dict__:
+            return {}
+        row = self.choices(self.space.indices(policy))
+        costs = self.costs(row, [])
+        effects = zip(self.effects().values(), row[0], strict=True)
+        figures = {"divergence": sum(options[index].divergence for options, index in effects)}
+        figures |= {"size_ratio": float(costs.size_ratio[0]), "latency_ratio": float(costs.latency_ratio[0])}
+        return figures
+
+    def latency_error(self, records: Sequence[TrialRecord]) -> str:
+        """How well the latency of trials is predicted from all the other measurements, as a sentence; empty: too few trials."""
+        timed = {r.policy.digest: Observation.of(r.policy, r.measurement.latency) for r in records if r.measurement.latency}
+        if "_effects" not in self.__dict__ or len(timed) < ENOUGH_TIMED:
+            return ""
+        return self._costs.latency_error(list(timed.values()), self.probes.observed)
 
     def measured(self, trial: FrozenTrial) -> Measurement | None:
         """What a finished trial measured."""

@@ -80,7 +80,7 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         search_run = SearchRun(bench, goal, problem, settings.search, settings.folder, progress)
         tell = partial(notify, "autocompress_trial_finished", study=context)
         outcome = run_trials(search_run, study, workspace.space, lambda record: tell(record=record))
-        result = conclude(search_run, outcome, baseline)
+        result = _with_predictions(conclude(search_run, outcome, baseline), problem)
         if result.policy.prunes:
             with progress.stage("mask overlap"):
                 overlap = mask_overlap(bench, result.policy, settings.folder / "cache", settings.search.seed)
@@ -90,6 +90,13 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         for line in notify("autocompress_search_finished", study=context, result=result):
             progress.note(line)
     return result
+
+
+def _with_predictions(result: SearchResult, problem: MeasuredProblem) -> SearchResult:
+    """Add what the tables said of the answer, and how far off the latency model was."""
+    predicted = problem.predicted(result.policy) if result.best_trial is not None else {}
+    error = problem.latency_error(result.records)
+    return dataclasses.replace(result, predicted=predicted, reasons=[*result.reasons, *([error] if error else [])])
 
 
 def _described(baseline: Measurement, quality: Quality) -> str:
