@@ -86,7 +86,8 @@ def _verdict(
         return "infeasible", best, [_infeasible_reason(constraint)]
     if not fits(goal, best.measurement):
         return "not_worth_it", original, [f"{_infeasible_reason(constraint)}; FP32 does, and ships"]
-    if fits(goal, baseline) and rank(goal.objective, baseline) <= rank(goal.objective, best.measurement):
+    equal = best.policy == Policy() or rank(goal.objective, baseline) <= rank(goal.objective, best.measurement)
+    if fits(goal, baseline) and equal:
         return "not_worth_it", original, [f"nothing beats FP32 on the objective '{goal.objective}'; FP32 ships"]
     return "feasible", best, []
 

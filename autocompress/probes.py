@@ -40,24 +40,26 @@ def time_options(
 ) -> Probes:
     """Time the file of each option alone against FP32; only what the journal does not hold is measured."""
     policies = {name: [space.alone(name, index) for index in range(count)] for name, count in space.sizes.items()}
-    distinct: dict[bytes, Policy] = {}
-    for options in policies.values():
-        for policy in options:
-            distinct.setdefault(features.of(policy).tobytes(), policy)
-    missing = [policy for policy in distinct.values() if journal.get(LATENCY, policy) is None]
+    keys = {name: [features.of(policy).tobytes() for policy in options] for name, options in policies.items()}
+    distinct = {key: policy for name in policies for key, policy in zip(keys[name], policies[name], strict=True)}
+    distinct.pop(features.of(Policy()).tobytes(), None)
+    _time_missing(bench, list(distinct.values()), seconds, journal, progress)
+    timed = {key: values for key, policy in distinct.items() if (values := journal.get(LATENCY, policy)) is not None}
+    failed = dict.fromkeys(distinct.keys() - timed.keys())
+    ratios = {**failed, **{key: values["ratio"] for key, values in timed.items()}}
+    return Probes(
+        observed=[Observation(distinct[key], values["ratio"], values["spread"]) for key, values in timed.items()],
+        ratios={name: [ratios.get(key, 1.0) for key in options] for name, options in keys.items()},
+        reference_ms=median(values["reference_ms"] for values in timed.values()) if timed else 0.0,
+    )
+
+
+def _time_missing(bench: Bench, policies: Sequence[Policy], seconds: float, journal: Journal, progress: Progress) -> None:
+    missing = [policy for policy in policies if journal.get(LATENCY, policy) is None]
     start = time.monotonic()
     for done, policy in enumerate(missing):
         progress.step("latency of single options", done, len(missing), time.monotonic() - start)
         _time(bench, policy, seconds, journal)
-    timed = {key: journal.get(LATENCY, policy) for key, policy in distinct.items()}
-    ratios = {name: [_ratio(timed[features.of(policy).tobytes()]) for policy in options] for name, options in policies.items()}
-    known = [values for values in timed.values() if values is not None]
-    observed = [Observation(distinct[key], values["ratio"], values["spread"]) for key, values in timed.items() if values]
-    return Probes(observed, ratios, median(values["reference_ms"] for values in known) if known else 0.0)
-
-
-def _ratio(values: Mapping[str, float] | None) -> float | None:
-    return None if values is None else values["ratio"]
 
 
 def _time(bench: Bench, policy: Policy, seconds: float, journal: Journal) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, TrialRecord
+from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, SyntheticProblem, TrialRecord
 from autocompress.components import Recovery
 from autocompress.device import Device, TimingSettings
 from autocompress.errors import RuntimeCrashError
@@ -70,7 +70,7 @@ def find(
         bench = replace(quick_bench, device=recorder, components=components)
         scored = [replace(record, violations=budget.violations(record.measurement)) for record in records]
         settings = SearchSettings(finalists=wanted)
-        run = SearchRun(bench, Goal("latency", budget), settings, tmp_path, Progress(io.StringIO()))
+        run = SearchRun(bench, Goal("latency", budget), SyntheticProblem({}), settings, tmp_path, Progress(io.StringIO()))
         return find_finalists(run, scored)
 
     yield found

@@ -66,7 +66,7 @@ class Search:
 
     def space(self) -> SearchSpace:
         return build_space(
-            self.bench.graph, self.bench.components, {}, SpaceSettings(self.include, sparsities=[]), self.bench.database
+            self.bench.graph, self.bench.components, {}, SpaceSettings(self.include, sparsities=[], ops=False), self.bench.database
         )
 
     def study(self) -> SearchStudy:
@@ -82,7 +82,8 @@ class Search:
         journal = Journal(self.folder / "sensitivity.jsonl", ["tiny"])
         few = SensitivitySettings(images=16)
         goal, progress = self.goal, Progress(self.stream)
-        return MeasuredProblem(goal.objective, goal.budget, self.bench, self.space(), few, journal, progress)
+        baseline = Measurement(size_bytes=len(self.bench.graph.data), latency_ms=1.0, accuracy=1.0)
+        return MeasuredProblem(goal.objective, goal.budget, baseline, self.bench, self.space(), few, journal, progress)
 
     def seeds(self, *policies: Policy) -> list[str]:
         """Paths of policies to try first."""

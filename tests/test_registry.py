@@ -58,7 +58,7 @@ def test_bundled_components_are_all_there() -> None:
             *("accuracy", "agreement", "cosine", "f1", "function", "kl", "mean_iou", "squared_error", "top5"),
         ],
         "target": ["onnxruntime"],
-        "sampler": ["gp", "grid", "nsgaii", "random", "tpe"],
+        "sampler": ["gp", "grid", "knapsack", "nsgaii", "random", "tpe"],
         "tracking": ["mlflow"],
     }
 

@@ -13,7 +13,6 @@ import onnxruntime
 import pytest
 from command import SMALL, run
 from numpy.typing import NDArray
-from scipy.special import rel_entr, softmax
 
 from autocompress.channels import ChannelGroups
 from autocompress.effects import Journal, SensitivitySettings
@@ -68,14 +67,13 @@ def test_figures_of_an_option_by_plain_onnxruntime(workspace: Workspace, tmp_pat
     bench, examples = workspace.bench, workspace.bench.task.sets["calibration"]
     built = bench.build(workspace.space.alone(option.parameter, option.index), tmp_path / "option.onnx").artifact
     ours, theirs = (outputs(path, examples.inputs[:48]) for path in (built.path, bench.graph.path))
-    expected = rel_entr(softmax(theirs, axis=1), softmax(ours, axis=1)).sum(axis=1).mean()
+    expected = (ours - theirs).var(axis=1).mean() / theirs.var(axis=1).mean()
     right = [float((scores.argmax(1) == examples.targets[:48]).mean()) for scores in (theirs, ours)]
     assert option.effect.divergence == pytest.approx(expected, rel=1e-3)
     assert expected > 1e-6
     assert option.effect.drop == pytest.approx(right[0] - right[1])
     assert option.effect.size_bytes == built.path.stat().st_size
     assert option.saved_bytes == bench.graph.path.stat().st_size - built.path.stat().st_size > 0
-    assert option.saved_ms is None
 
 
 def test_ctrl_c_keeps_what_was_measured_and_a_cut_off_line_is_measured_again(
@@ -87,8 +85,9 @@ def test_ctrl_c_keeps_what_was_measured_and_a_cut_off_line_is_measured_again(
     journal.write_text(journal.read_text()[:-7])  # the last line was being written when the machine went down
     rest = Quiet()
     found = measure_sensitivity(opened(quick_bench, groups, journal), SETTINGS, rest)
-    options = sum(len(layer.options) for layer in found.layers)
-    assert rest.steps == options + 1 - 4  # FP32 is measured once
+    space = workspace.space
+    files = {space.alone(name, index).digest for name, count in space.sizes.items() for index in range(count)}
+    assert rest.steps == len(files) - 4  # FP32, and whatever else is equal, is measured once
     again = Quiet()
     assert measure_sensitivity(opened(quick_bench, groups, journal), SETTINGS, again) == found
     assert again.steps == 0

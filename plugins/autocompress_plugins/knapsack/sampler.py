@@ -28,6 +28,9 @@ MUTANTS = 150
 PARENTS = 4
 REFINEMENTS = 3
 
+NOTHING = 1e-9
+"""A loss below this is that of rounding in another order of additions."""
+
 TRIAL_WEIGHT = 10.0
 """Weight of a trial against a single option where drops are learned from losses: it saw so many more examples."""
 
@@ -73,6 +76,8 @@ class _Proposal:
         self._problem, self._random = problem, random
         self._finished = [trial for trial in trials if trial.state.is_finished()]
         self._tried = {tuple(problem.choices(trial.params)[0]) for trial in trials if trial.state != TrialState.WAITING}
+        if all(effects[0].divergence < NOTHING for effects in problem.effects().values()):
+            self._tried.add((0,) * len(problem.parameters))  # FP32 itself
         self._sizes = np.array(list(problem.parameters.values()))
         self._effects = list(problem.effects().values())
         self._spread = float(random.choice([0.0, 0.5, 1.0])) if len(self._known) > STATIC else 0.0
