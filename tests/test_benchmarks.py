@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autocompress import LayerPolicy, Measurement, Policy, SyntheticProblem
+from autocompress import Latency, LayerPolicy, Measurement, Policy, SyntheticProblem
 from autocompress.space import SearchSpace
 from autocompress.trial import Bench
 from benchmarks.efficiency_figure import at_times, draw, p_value, summary
@@ -40,19 +40,23 @@ def test_hypervolume_of_one_file_is_its_box() -> None:
     assert hypervolume([Measurement(accuracy_drop=0.11, latency_ratio=0.5, size_ratio=0.25), Measurement()]) == 0
 
 
+def modelled(ratio: float) -> Latency:
+    return Latency(ratio, ratio, 1.0, ratio, ratio, ratio, 0, "model")
+
+
 def test_a_file_is_evaluated_once_also_after_a_kill(quick_bench: Bench, baseline: Measurement, tmp_path: Path) -> None:
     path, policy = tmp_path / "cache.jsonl", Policy({"head": LayerPolicy("int8", 8)})
-    first = EvaluationCache(quick_bench, path, lambda _: 0.5).measure(policy)
+    first = EvaluationCache(quick_bench, path, lambda _: modelled(0.5)).measure(policy)
     assert first.measurement.size_bytes is not None and baseline.size_bytes is not None
     assert first.measurement.size_bytes < baseline.size_bytes
     assert first.measurement.accuracy is not None and baseline.accuracy is not None
     assert first.measurement.accuracy_drop == pytest.approx(baseline.accuracy - first.measurement.accuracy)
     path.write_text(path.read_text() + '{"sha256": "cut o', encoding="utf-8")
-    again = EvaluationCache(quick_bench, path, lambda _: 0.4)
+    again = EvaluationCache(quick_bench, path, lambda _: modelled(0.4))
     assert again.measure(policy) != first
     assert again.measure(policy).seconds == first.seconds
     again.measure(Policy({"head": LayerPolicy("int4", 4)}))
-    assert len(EvaluationCache(quick_bench, path, lambda _: 0.4)._by_file) == 2
+    assert len(EvaluationCache(quick_bench, path, lambda _: modelled(0.4))._by_file) == 2
 
 
 OPTIONS = (LayerPolicy(), LayerPolicy("int8", 8), LayerPolicy("int4", 4))
@@ -74,13 +78,13 @@ def test_integer_program_gives_the_best_within_both_limits() -> None:
         return sum(e.divergence for e in chosen), sum(e.size_bytes for e in chosen), integer_share(policy)
 
     every = [figures(SPACE.policy(dict(zip(LAYERS, row, strict=True)))) for row in product(range(3), repeat=4)]
-    found = integer_program(problem, SPACE, integer_share, 25, seed=0)
+    found = integer_program(problem, SPACE, lambda policy: modelled(integer_share(policy)), 25, seed=0)
     assert 5 < len(found) == len({policy.digest for policy in found}) <= 25
     for loss, size, latency in map(figures, found):
         assert loss <= 1.001 * min(other[0] for other in every if other[1] <= size and other[2] <= latency + 1e-9)
-    assert sorted(p.digest for p in integer_program(problem, SPACE, integer_share, 25, seed=1)) == sorted(
-        p.digest for p in found
-    )
+    assert sorted(
+        p.digest for p in integer_program(problem, SPACE, lambda policy: modelled(integer_share(policy)), 25, seed=1)
+    ) == sorted(p.digest for p in found)
 
 
 def rows(arm: str, seed: int, *points: tuple[float, float]) -> list[dict[str, object]]:

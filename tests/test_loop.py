@@ -66,7 +66,11 @@ class Search:
 
     def space(self) -> SearchSpace:
         return build_space(
-            self.bench.graph, self.bench.components, {}, SpaceSettings(self.include, sparsities=[], ops=False), self.bench.database
+            self.bench.graph,
+            self.bench.components,
+            {},
+            SpaceSettings(self.include, sparsities=[], ops=False),
+            self.bench.database,
         )
 
     def study(self) -> SearchStudy:

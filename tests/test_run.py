@@ -130,7 +130,7 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "drop_ci": is_interval,
     "drop_p": lambda value: is_number(value) and 0 < value <= 1,
     "worst_classes": lambda value: isinstance(value, list) and len(value) <= 3,
-    "predicted": lambda value: value == {},
+    "predicted": lambda value: value.keys() <= {"divergence", "size_ratio", "latency_ratio"},
     "trials": lambda value: list(value) == ["complete", "pruned", "failed"] and sum(value.values()) == TRIALS,
     "binding_constraint": lambda value: value is None,
     "seconds": lambda value: is_number(value) and value > 0,
