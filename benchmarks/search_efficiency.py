@@ -191,7 +191,7 @@ def _record(number: int, policy: Policy, evaluated: Evaluated) -> TrialRecord:
 
 def compare(bench: Workbench, arms: Sequence[str], trials: int, seeds: int, cache: Path) -> Iterator[dict[str, Any]]:
     """Rows of all arms; the last one says what the tables took."""
-    measured, registry = _bench(bench), load_registry()
+    measured, registry = bench_of(bench), load_registry()
     space = build_space(bench.graph, bench.components, bench.groups, SpaceSettings(), bench.database)
     identity = [bench.graph.digest, bench.task.digest(), space.digest]
     journal = TimedJournal(cache / "tables.jsonl", identity)
@@ -223,7 +223,8 @@ def _tables(known: MeasuredProblem) -> float:
     return sum((known.journal.get(kind, policy) or {}).get("seconds", 0.0) for policy in distinct for kind in what)
 
 
-def _bench(bench: Workbench) -> Bench:
+def bench_of(bench: Workbench) -> Bench:
+    """The bench of a search, from a workbench."""
     return Bench(
         task=bench.task,
         graph=bench.graph,

@@ -30,6 +30,9 @@ NOISE = 0.05
 SATURATED = 1.0
 """Losses above this, in shares of the signal's power, say only that a policy is useless."""
 
+MOST = 128
+"""Latest trials that count: later ones lie where the search has arrived, and a proposal costs the same after a thousand."""
+
 FLOOR = 1e-3
 """Least loss of an option, as a share of the median: a table measured on few examples may say 0."""
 
@@ -39,12 +42,12 @@ class LossSurrogate:
 
     Args:
         tables: loss of each option of each parameter alone, P arrays.
-        choices: measured policies, shape (N, P).
+        choices: measured policies, the latest last, shape (N, P).
         losses: theirs, shape (N,).
     """
 
     def __init__(self, tables: Sequence[Array], choices: Choices, losses: Array) -> None:
-        useful = losses < SATURATED
+        useful = np.flatnonzero(losses < SATURATED)[-MOST:]
         self._choices, self._losses = choices[useful], losses[useful]
         self._padded = _padded(tables)
         self._padded *= self._scale()
@@ -99,18 +102,28 @@ class LossSurrogate:
 
     def _additive(self, choices: Choices, single: Array, ours: Array) -> Array:
         """Covariance of the additive part of M policies with the measured ones, shape (M, N)."""
-        equal = np.zeros((len(choices), len(self._choices)))
-        for column, theirs, values, known in zip(choices.T, self._choices.T, single.T, ours.T, strict=True):
-            equal += np.where(column[:, None] == theirs[None, :], np.outer(values, known), 0.0)
+        equal = self._spread_out(choices, single) @ self._spread_out(self._choices, ours).T
         covariance: Array = PARAMETER_ERROR**2 * single @ ours.T + OPTION_ERROR**2 * equal
         return covariance
 
     def _residual(self, choices: Choices, predicted: Array) -> Array:
         """Covariance of the residual of M policies with the measured ones, shape (M, N)."""
-        changes = (choices[:, None, :] != self._choices[None, :, :]).sum(axis=2)
+        ours, theirs = (self._spread_out(rows, np.ones(rows.shape)) for rows in (choices, self._choices))
+        equal = ours @ theirs.T
         sizes = RESIDUAL**2 * np.outer(predicted, self._table_sums(self._choices).sum(axis=1))
-        covariance: Array = sizes * np.exp(-changes / REACH)
+        covariance: Array = sizes * np.exp((equal - choices.shape[1]) / REACH)
         return covariance
+
+    def _spread_out(self, choices: Choices, values: Array) -> NDArray[np.float32]:
+        """The value of each parameter at the place of its option, 0 elsewhere: shape (M, parameters * options).
+
+        A product of two such matrices sums over the parameters in which policies are equal.
+        """
+        options = self._padded.shape[1]
+        wide = np.zeros((len(choices), self._padded.size), dtype=np.float32)
+        places = choices + options * np.arange(choices.shape[1])
+        wide[np.arange(len(choices))[:, None], places] = values
+        return wide
 
     @cached_property
     def _noise(self) -> Array:
