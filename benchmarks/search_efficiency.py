@@ -58,7 +58,7 @@ class Arm:
 
 
 ARMS = {
-    "knapsack": Arm("knapsack", "uniform"),
+    "knapsack": Arm("knapsack", "rules"),
     "tpe": Arm("tpe"),
     "tpe+seeds": Arm("tpe", "rules"),
     "tpe+tables": Arm("tpe", "tables"),
