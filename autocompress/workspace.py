@@ -34,7 +34,8 @@ class Workspace:
     """A task that is ready to be compressed.
 
     Attributes:
-        identity: a name for people, then model, data and components: what measurements depend on; seed and effort may change.
+        identity: a name for people, then model, data, device and components: what measurements depend on. Seed and effort may
+            change.
         groups: those that can be cut, and why the others cannot.
         journal: what is known of single options.
     """
@@ -72,7 +73,7 @@ def _prepared(task: Task, settings: Settings, device: Device, progress: Progress
         bench = _bench(task, graph, groups, device, settings)
         space = build_space(graph, settings.components, groups.groups, settings.space, bench.database)
         bench.calibration.observe()
-    identity = _identity(task, graph, settings)
+    identity = _identity(task, graph, device, settings)
     measured_on = f"{settings.sensitivity.images} examples"
     journal = Journal(settings.folder / "sensitivity.jsonl", [*identity, measured_on])
     return Workspace(identity, groups, bench, space, journal)
@@ -110,9 +111,10 @@ def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, 
     )
 
 
-def _identity(task: Task, graph: BaseGraph, settings: Settings) -> list[str]:
+def _identity(task: Task, graph: BaseGraph, device: Device, settings: Settings) -> list[str]:
+    """The device and its runtime are part of it: a latency, and even an accuracy, is only true where it was measured."""
     components = settings.components
     configured = [*components.quantizers.values(), *components.pruners.values(), *components.recoveries]
     configured += [components.observer, components.metric, components.target]
     described = json.dumps([{component.name: dataclasses.asdict(component)} for component in configured])  # type: ignore[call-overload]
-    return [task.name, graph.digest, task.digest(), described]
+    return [task.name, graph.digest, task.digest(), json.dumps(device.describe()), described]
