@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ from autocompress.history import History
 
 KNOWN_IN_A_ROW = 20
 """So many proposals in a row that were measured before: the sampler has nothing new, and may never have."""
+
+HOPELESS_IN_A_ROW = 8
+"""So many proposals in a row of which the sampler itself expects less than can be measured: the rest is noise."""
 
 
 @dataclass
@@ -30,26 +34,40 @@ class Ending:
     def __post_init__(self) -> None:
         # Not fields: nobody gives these.
         self._begin = time.monotonic()
-        self._known_in_a_row = 0
+        self._known_in_a_row = self._hopeless_in_a_row = 0
 
-    def proposed(self, known: bool) -> None:
-        """Told of each proposal, whether its policy was measured before."""
+    def proposed(self, known: bool, expected_gain: float = math.inf) -> None:
+        """Told of each proposal: whether its policy was measured before, and `Problem.expected_gain`."""
         self._known_in_a_row = self._known_in_a_row + 1 if known else 0
+        self._hopeless_in_a_row = self._hopeless_in_a_row + 1 if expected_gain < 1 else 0
 
     def reason(self, history: History) -> str | None:
         """Why no further trial is started; None: one is."""
-        done = f"{history.count} of {self.trials} trials"
         if history.count >= self.trials:
             return f"the search ended with {history.count} trials, as many as it was asked for{_imported(history)}"
-        if history.policies >= self.policies:
-            return f"the search ended after {done}: every policy of the space is measured"
-        if self._known_in_a_row >= KNOWN_IN_A_ROW:
-            return f"the search ended after {done}: the sampler's last {KNOWN_IN_A_ROW} proposals had all been measured before"
-        if self.timeout is not None and time.monotonic() - self._begin > self.timeout:
-            return f"the search ended after {done}: search.timeout={self.timeout:g} seconds are over"
-        if self.patience is not None and history.leader is not None and history.waited >= self.patience:
-            return f"the search ended after {done}: search.patience={self.patience} of them in a row brought nothing better"
-        return None
+        why = next((sentence for sentence, holds in self._endings(history) if holds), None)
+        return why and f"the search ended after {history.count} of {self.trials} trials: {why}"
+
+    def _endings(self, history: History) -> list[tuple[str, bool]]:
+        """Each way to end early, and whether it has come."""
+        over = self.timeout is not None and time.monotonic() - self._begin > self.timeout
+        fits = history.leader is not None
+        return [
+            ("every policy of the space is measured", history.policies >= self.policies),
+            (
+                f"the sampler's last {KNOWN_IN_A_ROW} proposals had all been measured before",
+                self._known_in_a_row >= KNOWN_IN_A_ROW,
+            ),
+            (
+                "nothing is expected to be better by more than a trial can tell",
+                fits and self._hopeless_in_a_row >= HOPELESS_IN_A_ROW,
+            ),
+            (f"search.timeout={self.timeout or 0:g} seconds are over", over),
+            (
+                f"search.patience={self.patience} of them in a row brought nothing better",
+                fits and self.patience is not None and history.waited >= self.patience,
+            ),
+        ]
 
     def stopped(self, history: History) -> str:
         """When the user ended it."""

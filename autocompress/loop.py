@@ -112,7 +112,8 @@ def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener:
         while (reason := ending.reason(history)) is None:
             _enqueue(study, space, batches)
             record = _next(run, study, space, history, incumbent)
-            ending.proposed(known=record.kind == "repeated")
+            gain = run.problem.expected_gain if record.kind == "trial" else math.inf
+            ending.proposed(known=record.kind == "repeated", expected_gain=gain)
             listener(record)
             run.progress.trial(record, history.count, settings.trials, history.leader)
             _clean(run, history)

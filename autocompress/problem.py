@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,11 +52,14 @@ class Problem(ABC):
 
     Attributes:
         baseline: figures of the FP32 file, its latency against itself.
+        expected_gain: set by a sampler that knows: by how much its latest proposal should be better than the best trial, in
+            units of what a trial can tell apart.
     """
 
     objective: Objective
     budget: Budget
     baseline: Measurement
+    expected_gain: float = math.inf
 
     @property
     @abstractmethod

@@ -72,6 +72,18 @@ def test_known_proposals_in_a_row() -> None:
     assert "last 20 proposals had all been measured before" in (limited.reason(history(3)) or "")
 
 
+def test_proposals_without_hope_in_a_row() -> None:
+    ends = ending()
+    for gain in [0.2] * 7 + [1.5] + [0.2] * 7:
+        ends.proposed(known=False, expected_gain=gain)
+        assert ends.reason(history(3)) is None
+    ends.proposed(known=False, expected_gain=-1.0)
+    assert ends.reason(history(3)) == (
+        "the search ended after 3 of 10 trials: nothing is expected to be better by more than a trial can tell"
+    )
+    assert ends.reason(history(3, excess=0.1)) is None, "nothing fits yet"
+
+
 def test_imported_trials_are_mentioned() -> None:
     expected = (
         "the search ended with 10 trials, as many as it was asked for; 10 of them were measured for another budget or objective"

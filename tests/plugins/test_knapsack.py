@@ -157,3 +157,15 @@ def test_gains_are_those_of_the_volume() -> None:
     better = Costs(np.array([0.4]), half, np.array([0.5]), half)
     # Sampled is the box drop 0..0.1, latency 0.35..1, size 0.35..1; new is latency 0.5..1, size 0.4..0.5, drop 0..0.1.
     assert front.gain(np.array([0.0]), better)[0] == pytest.approx(0.5 * 0.1 / 0.65**2, rel=0.15)
+
+
+def test_it_knows_when_nothing_is_left_to_gain() -> None:
+    """Where the smallest policy fits every limit, there is nothing beyond it."""
+    problem = SyntheticProblem({"a": 3, "b": 4}, "size", Budget(accuracy_drop=0.5))
+    study = problem.new_study(Knapsack().create(problem, 0))
+    gains = []
+    for _ in range(6):
+        problem.finish(study, problem.ask(study))
+        gains.append(problem.expected_gain)
+    assert gains[0] == float("inf")
+    assert max(gains[3:]) < 1

@@ -24,6 +24,9 @@ Choices = NDArray[np.int64]
 STATIC = 4
 """Proposals from the mean of what is known, before draws are mixed in."""
 
+TOLD_APART = {"accuracy": 0.001, "latency": 0.01, "size": 0.001, "pareto": 0.0005}
+"""Differences of drop, ratios, and share of the front's volume that mean something."""
+
 MUTANTS = 150
 PARENTS = 4
 REFINEMENTS = 3
@@ -92,7 +95,27 @@ class _Proposal:
             if (better == chosen).all():
                 break
             chosen = better
+        self._problem.expected_gain = self._gain(chosen)
         return chosen
+
+    def _gain(self, row: NDArray[np.int64]) -> float:
+        """How much better than the best trial the policy should be, in units of what a trial can tell apart."""
+        costs, loss = self._costs(row[None]), self._surrogate.predict(row[None])
+        if self._problem.objective == "pareto":
+            return float(self._front.gain(self._link.drop(loss), costs)[0]) / TOLD_APART["pareto"]
+        best = min((known.figures for known in self._known if self._is_within(known.figures)), key=self._rank, default=None)
+        if best is None:
+            return float("inf")
+        before = np.array([best.divergence or 0.0])
+        gains = {
+            "accuracy": float((self._link.drop(before) - self._link.drop(loss))[0]),
+            "latency": (best.latency_ratio or 1.0) - float(costs.latency_ratio[0]),
+            "size": (best.size_ratio or 1.0) - float(costs.size_ratio[0]),
+        }
+        return gains[self._problem.objective] / TOLD_APART[self._problem.objective]
+
+    def _is_within(self, figures: Measurement) -> bool:
+        return all(excess <= 0 for excess in self._problem.budget.violations(figures).values())
 
     @cached_property
     def _known(self) -> list[_Known]:
