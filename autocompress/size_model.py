@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from autocompress.channels import ChannelGroup
 from autocompress.graph import BaseGraph
 from autocompress.linear_model import LinearModel
-from autocompress.policy import FLOAT_BITS
+from autocompress.policy import FLOAT_BITS, LayerPolicy
 from autocompress.problem import Choices, Effect
 from autocompress.space import CHANNELS, SearchSpace
 
@@ -25,7 +25,7 @@ LAYER_BYTES = (-40.0, 60.0)
 """Prior mean and standard deviation of what a file of many coded layers takes more for each than the files of one do: they
 share the quantizers of the tensors between them."""
 
-CUT_BYTES = (0.0, 100.0)
+CUT_BYTES = (150.0, 150.0)
 """The same for each layer that is cut: it also loses biases and scales."""
 
 MISFIT = 0.002
@@ -56,7 +56,7 @@ class SizeModel:
 
     def _added(self, choices: Choices) -> Array:
         """FP32's bytes, with each layer's weight as its option alone stores it, in proportion to what is left: shape (N,)."""
-        total = np.full(len(choices), float(len(self.graph.data)))
+        total = np.full(len(choices), float(self._rewritten))
         for name, layer in self.graph.layers.items():
             whole = layer.parameters * FLOAT_BITS / 8
             stored = whole + self._saved[name][choices[:, self._columns[name]]] if name in self._columns else whole
@@ -83,7 +83,14 @@ class SizeModel:
     def _saved(self) -> dict[str, Array]:
         """Layer that is searched to the bytes that each of its options alone adds to the FP32 file (they are negative)."""
         layers = [name for name in self._columns if name in self.graph.layers]
-        return {name: np.array([effect.size_bytes - len(self.graph.data) for effect in self.effects[name]]) for name in layers}
+        return {name: np.array([effect.size_bytes - self._rewritten for effect in self.effects[name]]) for name in layers}
+
+    @cached_property
+    def _rewritten(self) -> int:
+        """Bytes of the FP32 file as candidates are written, which is not as the exporter wrote it; where FP32 is an option."""
+        layers = [(self.space.layers[name], self.effects[name]) for name in self._columns if name in self.space.layers]
+        sizes = [effects[0].size_bytes for options, effects in layers if options[0] == LayerPolicy()]
+        return min(sizes, default=len(self.graph.data))
 
     def _left(self, layer: str, choices: Choices) -> Array:
         """Share of the layer's weights that its groups' cuts leave, shape (N,)."""
