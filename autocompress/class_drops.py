@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+ENOUGH = 10
+"""Examples of a class that a drop is told of."""
+
 
 @dataclass(frozen=True)
 class ClassDrop:
@@ -37,5 +40,9 @@ def _class_drop(label: int, fp32: NDArray[np.int64], file: NDArray[np.int64]) ->
 
 
 def worst_classes(drops: Sequence[ClassDrop], count: int = 3) -> list[ClassDrop]:
-    """Those that lose most, the worst first, of equal drops the one with more examples; classes that lose nothing are not."""
-    return sorted((found for found in drops if found.drop > 0), key=lambda found: (-found.drop, -found.examples))[:count]
+    """Those that lose most, the worst first, of equal drops the one with more examples; classes that lose nothing are not.
+
+    Of a class with fewer than `ENOUGH` examples a drop says nothing.
+    """
+    losing = [found for found in drops if found.drop > 0 and found.examples >= ENOUGH]
+    return sorted(losing, key=lambda found: (-found.drop, -found.examples))[:count]

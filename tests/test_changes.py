@@ -48,7 +48,7 @@ def test_each_class_has_its_own_drop() -> None:
 def test_worst_classes_are_those_that_lose_most_and_only_losers() -> None:
     drops = [
         ClassDrop(n, examples, 0.9, 0.9 - drop, drop)
-        for n, (examples, drop) in enumerate([(10, 0.1), (20, 0.2), (30, 0.1), (40, 0.0), (50, -0.3), (60, 0.05)])
+        for n, (examples, drop) in enumerate([(10, 0.1), (20, 0.2), (30, 0.1), (40, 0.0), (50, -0.3), (60, 0.05), (9, 1.0)])
     ]
     assert [found.label for found in worst_classes(drops)] == [1, 2, 0]
     assert [found.label for found in worst_classes(drops, count=9)] == [1, 2, 0, 5]
