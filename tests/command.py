@@ -8,7 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SMALL = ("model.factory=small_net:small_net", "model.name=small", "model.train_epochs=0", "timing.seconds=0.05")
+SMALL = (
+    "model.factory=small_net:small_net",
+    "model.name=small",
+    "model.train_epochs=0",
+    "timing.seconds=0.05",
+    "sensitivity.seconds=0.05",
+)
 """Overrides for a search that takes seconds."""
 
 

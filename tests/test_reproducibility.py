@@ -105,7 +105,14 @@ def test_answer_says_how_reproducible_its_masks_are(tiny: Tiny, tmp_path: Path) 
     cut = LayerPolicy("int8", 8, "importance", 0.0, "1:4")
     seed = tmp_path / "seed.json"
     seed.write_text(json.dumps(Policy({"inner.0": cut, "outer.0": cut}).to_dict()))
-    quick = ["tracking=[]", "timing.seconds=0.05", "timing.precision=1", "search.finalists=1", f"search.seeds=[{seed}]"]
+    quick = [
+        "tracking=[]",
+        "timing.seconds=0.05",
+        "timing.precision=1",
+        "sensitivity.seconds=0.05",
+        "search.finalists=1",
+        f"search.seeds=[{seed}]",
+    ]
     result = search(
         tiny.task,
         Budget(size_ratio=0.9),

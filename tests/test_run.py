@@ -28,7 +28,7 @@ from autocompress.record import Final
 from autocompress.settings import Settings
 from autocompress.verbs import apply_policy
 
-QUICK = ["tracking=[]", "timing.seconds=0.05", "timing.precision=1", "search.finalists=1"]
+QUICK = ["tracking=[]", "timing.seconds=0.05", "timing.precision=1", "sensitivity.seconds=0.05", "search.finalists=1"]
 BUDGET = Budget(size_ratio=0.9, accuracy_drop=0.2)
 TRIALS = 3
 END = "the search ended with {} trials, as many as it was asked for"
