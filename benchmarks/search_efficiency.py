@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -250,18 +251,40 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=cache_folder() / "search_efficiency", help="folder of measured files")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--name", default="", help="of the results; search_efficiency_MODEL by default")
+    parser.add_argument(
+        "--combine", nargs="+", default=[], help="names of published results of some arms each, made side by side"
+    )
     arguments = parser.parse_args()
+    name = arguments.name or f"search_efficiency_{arguments.model}"
+    if arguments.combine:
+        conclude(combined(arguments.combine), arguments.model, name)
+        return
     torch.set_num_threads(arguments.threads)
     registered = load_registry().names("sampler")
     arms = [name for name in arguments.arms if ARMS[name].sampler in registered]
     for name in set(arguments.arms) - set(arms):
         sys.stdout.write(f"{name}: no such sampler is registered; left out\n")
     with workbench(*MODELS[arguments.model], *arguments.overrides) as bench:
-        *rows, tables = compare(bench, arms, arguments.trials, arguments.seeds, arguments.cache / arguments.model)
-    name = arguments.name or f"search_efficiency_{arguments.model}"
+        conclude(
+            list(compare(bench, arms, arguments.trials, arguments.seeds, arguments.cache / arguments.model)),
+            arguments.model,
+            name,
+        )
+
+
+def combined(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of all these results; the last one, about the tables, from the first."""
+    parts = [json.loads((RESULTS / f"{name}.json").read_text())["rows"] for name in names]
+    rows = [row for part in parts for row in part if "arm" in row]
+    return [*rows, next(row for row in parts[0] if "tables_seconds" in row)]
+
+
+def conclude(found: Sequence[dict[str, Any]], model: str, name: str) -> None:
+    """Publish rows, the sentences that they give, and the figure."""
+    *rows, tables = found
     lines = summary(rows, tables["tables_seconds"])
     publish(name, [*rows, tables, {"summary": lines}])
-    draw(rows, tables["tables_seconds"], arguments.model, RESULTS / "figures" / f"{name}.png")
+    draw(rows, tables["tables_seconds"], model, RESULTS / "figures" / f"{name}.png")
     sys.stdout.write("\n".join([f"tables: {tables['tables_seconds']:.1f} s", *lines, ""]))
 
 

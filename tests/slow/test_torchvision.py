@@ -20,7 +20,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PIXELS, CLASSES, PART = 64, 20, 8
 """Small images, and few of them in each set: what is tested does not depend on them."""
 
-QUICK = ["tracking=[]", "timing.seconds=0.05", "timing.precision=1", "sensitivity.seconds=0.05", "search.finalists=1"]
+QUICK = [
+    "tracking=[]",
+    "sampler=random",
+    "timing.seconds=0.05",
+    "timing.precision=1",
+    "sensitivity.seconds=0.05",
+    "search.finalists=1",
+]
 
 NETS: dict[str, dict[str, Any]] = {
     "resnet18": {},
