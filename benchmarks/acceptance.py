@@ -36,6 +36,10 @@ class Case:
     met: Callable[[dict[str, Any]], bool]
 
 
+SMALL = ("quantizer=[int8,gptq]", "objective=size", "budget.accuracy_drop=0.01", "search.trials=30")
+CHANNELS = ("pruner=[importance]", "space.structures=[channel]", "data.train_size=40000", "search.finalists=1")
+FINE_TUNE = ("seconds=900", "learning_rate=5e-4", "flip=true", "activations=false")
+
 CASES = {
     "digits": Case(
         ("+experiment=digits",),
@@ -61,6 +65,24 @@ CASES = {
         ("+experiment=imagenet_efficientnet_lite0", "objective=latency", "budget.accuracy_drop=0.01", "search.trials=30"),
         "latency ratio at most 0.56, size ratio at most 0.29, at most 1.0 point lost",
         lambda m: m["latency_ratio"] <= 0.56 and m["size_ratio"] <= 0.29 and m["drop"] <= 0.01,
+    ),
+    "resnet20_small": Case(
+        ("+experiment=cifar10_resnet20", *SMALL, "budget.latency_ratio=0.54"),
+        "1.85x faster and 5x smaller at no more than 1.0 point lost, no training data",
+        lambda m: m["latency_ratio"] <= 1 / 1.85 and m["size_ratio"] <= 1 / 5 and m["drop"] <= 0.01,
+    ),
+    "efficientnet_lite0_small": Case(
+        ("+experiment=imagenet_efficientnet_lite0", *SMALL, "budget.latency_ratio=0.54"),
+        "1.85x faster and 5x smaller at no more than 1.0 point lost, no training data",
+        lambda m: m["latency_ratio"] <= 1 / 1.85 and m["size_ratio"] <= 1 / 5 and m["drop"] <= 0.01,
+    ),
+    "mobile_net_small": Case(
+        (
+            *("+experiment=cifar10_efficientnet_lite0", *SMALL, *CHANNELS, "budget.latency_ratio=0.45"),
+            *("recover=[moments,finetune]", *(f"recover.finetune.{setting}" for setting in FINE_TUNE)),
+        ),
+        "1.8x faster and 7x smaller at no more than 1.0 point lost, at most 60 minutes of fine-tuning",
+        lambda m: m["latency_ratio"] <= 1 / 1.8 and m["size_ratio"] <= 1 / 7 and m["drop"] <= 0.01,
     ),
 }
 

@@ -76,6 +76,7 @@ def metrics(record: TrialRecord) -> dict[str, float]:
     found: dict[str, float | None] = {
         "quality/accuracy": measured.accuracy,
         "quality/accuracy_drop": measured.accuracy_drop,
+        "quality/divergence": measured.divergence,
         "quality/images": measured.images or None,
         "latency/median_ms": measured.latency_ms,
         "latency/p95_ms": latency.get("p95_ms"),
