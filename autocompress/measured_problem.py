@@ -25,6 +25,9 @@ from autocompress.trial import Bench
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+LATEST = 200
+"""Trials that costs are learned from: a prediction takes the same time after a thousand."""
+
 ENOUGH_TIMED = 5
 """Trials before an error of their predictions means something."""
 
@@ -64,7 +67,7 @@ class MeasuredProblem(Problem):
 
     def costs(self, choices: Choices, trials: Sequence[FrozenTrial]) -> Costs:
         """Predicted size and latency."""
-        known = [(trial, figures) for trial in trials if (figures := self.measured(trial))]
+        known = [(trial, figures) for trial in trials[-LATEST:] if (figures := self.measured(trial))]
         sized = [(self.choices(trial.params), figures.size_bytes) for trial, figures in known if figures.size_bytes is not None]
         rows = np.concatenate([row for row, _ in sized]) if sized else np.zeros((0, len(self.parameters)), dtype=np.int64)
         sizes = np.array([size for _, size in sized], dtype=np.float64)

@@ -43,6 +43,7 @@ class KnapsackSampler(optuna.samplers.BaseSampler):
 
     def __init__(self, problem: Problem, seed: int) -> None:
         self._problem, self._seed = problem, seed
+        self._memory = _Memory(problem)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters, always: they decide together."""
@@ -53,7 +54,8 @@ class KnapsackSampler(optuna.samplers.BaseSampler):
     ) -> dict[str, Any]:
         """The next policy, as indices into the tables."""
         others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number and other.params]
-        return self._problem.indices(_Proposal(self._problem, others, np.random.default_rng([self._seed, trial.number])).best())
+        random = np.random.default_rng([self._seed, trial.number])
+        return self._problem.indices(_Proposal(self._problem, others, self._memory, random).best())
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -66,21 +68,56 @@ class KnapsackSampler(optuna.samplers.BaseSampler):
 
 @dataclass(frozen=True)
 class _Known:
-    """A trial whose losses were measured."""
+    """A trial whose losses were measured.
+
+    Attributes:
+        missed: sum of what it is over the limits.
+    """
 
     row: NDArray[np.int64]
     figures: Measurement
+    missed: float
+
+
+class _Memory:
+    """What finished trials say, which does not change: the study knows it all, this is only faster."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._rows: dict[int, NDArray[np.int64]] = {}
+        self._known: dict[int, _Known | None] = {}
+
+    def row(self, trial: FrozenTrial) -> NDArray[np.int64]:
+        """Its policy, shape (parameters,)."""
+        if not trial.state.is_finished():
+            return np.asarray(self._problem.choices(trial.params)[0])
+        if trial.number not in self._rows:
+            self._rows[trial.number] = self._problem.choices(trial.params)[0]
+        return self._rows[trial.number]
+
+    def known(self, trial: FrozenTrial) -> _Known | None:
+        """A finished trial's figures; None: its losses were not measured."""
+        if trial.number not in self._known:
+            self._known[trial.number] = self._read(trial)
+        return self._known[trial.number]
+
+    def _read(self, trial: FrozenTrial) -> _Known | None:
+        figures = self._problem.measured(trial)
+        if figures is None or figures.divergence is None:
+            return None
+        missed = sum(max(0.0, excess) for excess in self._problem.budget.violations(figures).values())
+        return _Known(self.row(trial), figures, missed)
 
 
 class _Proposal:
     """One decision about what to try next."""
 
-    def __init__(self, problem: Problem, trials: Sequence[FrozenTrial], random: np.random.Generator) -> None:
-        self._problem, self._random = problem, random
+    def __init__(self, problem: Problem, trials: Sequence[FrozenTrial], memory: _Memory, random: np.random.Generator) -> None:
+        self._problem, self._memory, self._random = problem, memory, random
         self._finished = [trial for trial in trials if trial.state.is_finished()]
-        self._tried = {tuple(problem.choices(trial.params)[0]) for trial in trials if trial.state != TrialState.WAITING}
+        self._tried = {memory.row(trial).tobytes() for trial in trials if trial.state != TrialState.WAITING}
         if all(effects[0].divergence < NOTHING for effects in problem.effects().values()):
-            self._tried.add((0,) * len(problem.parameters))  # FP32 itself
+            self._tried.add(np.zeros(len(problem.parameters), dtype=np.int64).tobytes())  # FP32 itself
         self._sizes = np.array(list(problem.parameters.values()))
         self._effects = list(problem.effects().values())
         self._spread = float(random.choice([0.0, 0.5, 1.0])) if len(self._known) > STATIC else 0.0
@@ -103,7 +140,8 @@ class _Proposal:
         costs, loss = self._costs(row[None]), self._surrogate.predict(row[None])
         if self._problem.objective == "pareto":
             return float(self._front.gain(self._link.drop(loss), costs)[0]) / TOLD_APART["pareto"]
-        best = min((known.figures for known in self._known if self._is_within(known.figures)), key=self._rank, default=None)
+        within = [known for known in self._known if not known.missed]
+        best = min(within, key=self._rank).figures if within else None
         if best is None:
             return float("inf")
         before = np.array([best.divergence or 0.0])
@@ -114,17 +152,9 @@ class _Proposal:
         }
         return gains[self._problem.objective] / TOLD_APART[self._problem.objective]
 
-    def _is_within(self, figures: Measurement) -> bool:
-        return all(excess <= 0 for excess in self._problem.budget.violations(figures).values())
-
     @cached_property
     def _known(self) -> list[_Known]:
-        figures = [(trial, self._problem.measured(trial)) for trial in self._finished]
-        return [
-            _Known(self._problem.choices(trial.params)[0], found)
-            for trial, found in figures
-            if found is not None and found.divergence is not None
-        ]
+        return [known for trial in self._finished if (known := self._memory.known(trial)) is not None]
 
     @cached_property
     def _surrogate(self) -> LossSurrogate:
@@ -186,16 +216,16 @@ class _Proposal:
         """The best trials, for the goal; none yet: the most precise policy."""
         if not self._known:
             return np.zeros((1, len(self._sizes)), dtype=np.int64)
-        order = np.argsort([self._rank(known.figures) for known in self._known], kind="stable")
+        order = np.argsort([self._rank(known) for known in self._known], kind="stable")
         return np.array([self._known[index].row for index in order[:PARENTS]])
 
-    def _rank(self, figures: Measurement) -> float:
+    def _rank(self, known: _Known) -> float:
         """What is missed of the budget counts most."""
-        missed = sum(max(0.0, excess) for excess in self._problem.budget.violations(figures).values())
+        figures = known.figures
         latency, size = figures.latency_ratio or 1.0, figures.size_ratio or 1.0
         scores = {"accuracy": figures.divergence or 0.0, "latency": latency, "size": size}
         pareto = np.log(latency * size) + 8 * (figures.accuracy_drop or 0.0)
-        return 1e3 * missed + float(scores.get(self._problem.objective, pareto + self._random.normal()))
+        return 1e3 * known.missed + float(scores.get(self._problem.objective, pareto + self._random.normal()))
 
     def _variations(self) -> Choices:
         return mutants(self._parents, self._sizes, MUTANTS, self._random)
@@ -205,7 +235,7 @@ class _Proposal:
 
     def _pick(self, rows: Choices) -> NDArray[np.int64]:
         """The most promising policy that was not tried; if all were, any at random."""
-        fresh = np.array([row for row in rows if tuple(row) not in self._tried], dtype=np.int64)
+        fresh = np.array([row for row in rows if row.tobytes() not in self._tried], dtype=np.int64)
         if not len(fresh):
             return np.array([self._random.integers(count) for count in self._sizes])
         losses = self._surrogate.drawn(*self._draw, fresh)
