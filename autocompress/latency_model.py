@@ -181,7 +181,8 @@ class LatencyModel:
         noise = np.array([max(observation.spread, NOISE) for observation in observations])
         rows = np.array([features.of(observation.policy) for observation in observations]).reshape(-1, len(features.prior))
         spread = DOUBT * features.prior + LEAST_SPREAD
-        return cls(features, LinearModel(rows, ratios - 1.0, np.hypot(noise, MISFIT * ratios), features.prior, spread))
+        model = LinearModel(rows, ratios - 1.0, np.hypot(noise, MISFIT * ratios), features.prior, spread)
+        return cls(features, model.with_honest_noise())
 
     def predict(self, policies: Sequence[Policy]) -> tuple[Array, Array]:
         """Ratio to FP32 and its standard deviation, each shape (N,)."""
@@ -194,4 +195,4 @@ class LatencyModel:
 
     def left_out(self) -> Array:
         """Ratio of each observation as predicted from all the others, shape (N,)."""
-        return 1.0 + self.model.left_out()
+        return 1.0 + self.model.left_out()[0]

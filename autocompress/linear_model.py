@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 Array = NDArray[np.float64]
+
+ENOUGH = 5
+"""Observations from which noise can be judged."""
+
+GAUSSIAN_MEDIAN = 0.6745
+"""Median of the absolute value of a standard Gaussian variable."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,25 @@ class LinearModel:
         shift: Array = self._scaled.T @ cho_solve(self._factor, residual)
         return self.prior_mean + self.prior_spread * shift
 
-    def left_out(self) -> Array:
-        """What the model predicts for each observation from all the others: shape (N,) (Rasmussen and Williams 2006, 5.12)."""
+    def left_out(self) -> tuple[Array, Array]:
+        """What the model predicts for each observation from all the others, with its standard deviation: each shape (N,).
+
+        Rasmussen and Williams 2006, equation 5.12; the deviation includes the observation's own noise.
+        """
         inverse = cho_solve(self._factor, np.eye(len(self.values)))
         residual = self.values - self.features @ self.prior_mean
-        predicted: Array = self.values - (inverse @ residual) / np.diag(inverse)
-        return predicted
+        return self.values - (inverse @ residual) / np.diag(inverse), 1 / np.sqrt(np.diag(inverse))
+
+    def with_honest_noise(self) -> LinearModel:
+        """The same with noise as large as left-out predictions show: what was measured at different times varies by more.
+
+        Their typical error (the median, which outliers do not move) shall be that of a Gaussian; noise is never made smaller.
+        """
+        if len(self.values) < ENOUGH:
+            return self
+        predicted, spread = self.left_out()
+        typical = float(np.median(np.abs(predicted - self.values) / spread)) / GAUSSIAN_MEDIAN
+        return replace(self, noise=self.noise * max(1.0, typical))
 
     @cached_property
     def _scaled(self) -> Array:

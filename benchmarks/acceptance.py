@@ -37,7 +37,13 @@ class Case:
 
 
 SMALL = ("quantizer=[int8,gptq]", "objective=size", "budget.accuracy_drop=0.01", "search.trials=30")
-CHANNELS = ("pruner=[importance]", "space.structures=[channel]", "data.train_size=40000", "search.finalists=1")
+CHANNELS = (
+    "pruner=[importance]",
+    "space.structures=[channel]",
+    "data.train_size=40000",
+    "search.finalists=1",
+    "search.recoverable_drop=0.01",
+)
 FINE_TUNE = ("seconds=900", "learning_rate=5e-4", "flip=true", "activations=false")
 
 CASES = {
@@ -78,7 +84,13 @@ CASES = {
     ),
     "mobile_net_small": Case(
         (
-            *("+experiment=cifar10_efficientnet_lite0", *SMALL, *CHANNELS, "budget.latency_ratio=0.45", "search.recoverable_drop=0.01"),
+            *(
+                "+experiment=cifar10_efficientnet_lite0",
+                *SMALL,
+                *CHANNELS,
+                "budget.latency_ratio=0.45",
+                "search.recoverable_drop=0.01",
+            ),
             *("recover=[moments,finetune]", *(f"recover.finetune.{setting}" for setting in FINE_TUNE)),
         ),
         "1.8x faster and 7x smaller at no more than 1.0 point lost, at most 60 minutes of fine-tuning",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from autocompress.linear_model import LinearModel
@@ -36,7 +38,20 @@ def test_without_observations_the_prior_speaks() -> None:
 
 def test_left_out_predictions_are_those_of_a_model_without_the_observation() -> None:
     known = model(9)
-    for index, predicted in enumerate(known.left_out()):
+    for index, (predicted, spread) in enumerate(zip(*known.left_out(), strict=True)):
         others = np.arange(9) != index
         parts = (known.features[others], known.values[others], known.noise[others], known.prior_mean, known.prior_spread)
-        np.testing.assert_allclose(predicted, LinearModel(*parts).predict(known.features[[index]])[0][0], rtol=1e-8)
+        mean, alone = LinearModel(*parts).predict(known.features[[index]])
+        np.testing.assert_allclose(predicted, mean[0], rtol=1e-8)
+        np.testing.assert_allclose(spread, np.hypot(alone[0], known.noise[index]), rtol=1e-6)
+
+
+def test_noise_grows_to_what_the_observations_show_and_never_shrinks() -> None:
+    known = model(200)
+    right = replace(known, noise=np.full(200, 0.1)).with_honest_noise()
+    np.testing.assert_allclose(right.noise, 0.1, rtol=0.2)
+    boastful = replace(known, noise=np.full(200, 0.02)).with_honest_noise()
+    np.testing.assert_allclose(boastful.noise, 0.1, rtol=0.2)
+    modest = replace(known, noise=np.full(200, 0.5)).with_honest_noise()
+    assert (modest.noise == 0.5).all()
+    assert model(3).with_honest_noise().noise.tolist() == [0.1] * 3
