@@ -44,7 +44,8 @@ class SearchSettings:
             measured effects of single options.
         keep: candidates' files that stay: none, pareto (the front of accuracy, latency and size), all.
         finalists: best trials whose files are measured again, longer, before one is chosen.
-        recoverable_drop: loss of accuracy beyond the budget that recoveries for finalists (fine-tuning) may win back.
+        recoverable_drop: loss of accuracy beyond the budget that recoveries for finalists (fine-tuning) may win back; longer
+            training wins back more.
     """
 
     trials: int = 40
@@ -55,7 +56,7 @@ class SearchSettings:
     start: str = "rules"
     keep: str = "none"
     finalists: int = 3
-    recoverable_drop: float = 0.1
+    recoverable_drop: float = 0.03
 
     def __post_init__(self) -> None:
         for name in ("trials", "finalists", "patience"):
