@@ -8,20 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_module
 
-from autocompress.config import CONFIG_MODULE, job_from, register
-from autocompress.progress import Progress
-from autocompress.registry import Registry, load_registry
-from autocompress.run import run
-from autocompress.verbs import build_task
-from benchmarks.workbench import publish
+from benchmarks.workbench import publish, search_result
 
 MODELS = {"resnet20": "cifar10_resnet20", "mobile net": "cifar10_efficientnet_lite0"}
 KINDS = {
@@ -31,15 +22,10 @@ KINDS = {
 }
 
 
-def delivered(model: str, kind: str, trials: int, registry: Registry) -> dict[str, Any]:
+def delivered(model: str, kind: str, trials: int) -> dict[str, Any]:
     """One search for the smallest file that loses at most one point."""
-    overrides = [f"+experiment={MODELS[model]}", *KINDS[kind], "objective=size", "budget.accuracy_drop=0.01", "tracking=[]"]
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        job = job_from(compose("search", overrides=[*overrides, f"search.trials={trials}"]), registry, Path())
-    assert job.settings is not None
-    with tempfile.TemporaryDirectory() as folder:
-        settings = replace(job.settings, folder=Path(folder))
-        result = run(build_task(job, settings, Progress()), settings, registry, Progress())
+    goal = ("objective=size", "budget.accuracy_drop=0.01", f"search.trials={trials}")
+    result = search_result(f"+experiment={MODELS[model]}", *KINDS[kind], *goal)
     best = result.best.measurement
     return {
         "model": model,
@@ -64,12 +50,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    registry = load_registry()
-    register(registry)
     rows = []
     for model in MODELS:
         for kind in KINDS:
-            rows.append(delivered(model, kind, arguments.trials, registry))
+            rows.append(delivered(model, kind, arguments.trials))
             sys.stdout.write(f"{json.dumps(rows[-1])}\n")
     publish("methods_ablation", rows)
 

@@ -9,32 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_module
 
-from autocompress.config import CONFIG_MODULE, job_from, register
-from autocompress.progress import Progress
-from autocompress.registry import load_registry
-from autocompress.run import run
-from autocompress.verbs import build_task
-from benchmarks.workbench import publish
+from benchmarks.workbench import publish, search_result
 
 
 def delivered(overrides: list[str]) -> dict[str, Any]:
     """The figures of one search."""
-    registry = load_registry()
-    register(registry)
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        job = job_from(compose("search", overrides=["+experiment=minilm", "tracking=[]", *overrides]), registry, Path())
-    assert job.settings is not None
-    with tempfile.TemporaryDirectory() as folder:
-        settings = replace(job.settings, folder=Path(folder))
-        result = run(build_task(job, settings, Progress()), settings, registry, Progress())
+    result = search_result("+experiment=minilm", *overrides)
     best = result.best.measurement
     return {
         "status": result.status,

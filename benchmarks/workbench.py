@@ -31,8 +31,10 @@ from autocompress.graph import BaseGraph, export
 from autocompress.intervals import paired_drop
 from autocompress.policy import Policy
 from autocompress.progress import Progress
+from autocompress.record import SearchResult
 from autocompress.recovery import Recoverable
 from autocompress.registry import load_registry
+from autocompress.run import run
 from autocompress.task import Task
 from autocompress.verbs import build_task
 
@@ -141,6 +143,18 @@ def workbench(*overrides: str) -> Iterator[Workbench]:
             evaluator.keep_reference(graph, part)
         database = LayerDatabase(graph, calibration, components, groups)
         yield Workbench(task, graph, groups, components, calibration, database, device, evaluator, folder)
+
+
+def search_result(*overrides: str) -> SearchResult:
+    """What a search delivers that is configured as on the command line; its folder is gone afterwards."""
+    registry = load_registry()
+    register(registry)
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        job = job_from(compose("search", overrides=[*overrides, "tracking=[]"]), registry, Path())
+    assert job.settings is not None
+    with tempfile.TemporaryDirectory() as folder:
+        settings = replace(job.settings, folder=Path(folder))
+        return run(build_task(job, settings, Progress()), settings, registry, Progress())
 
 
 def publish(name: str, rows: Any) -> None:

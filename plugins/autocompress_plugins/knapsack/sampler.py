@@ -174,7 +174,7 @@ class _Proposal:
     def _link(self) -> DropLink:
         """How drops follow from losses, from single options and trials."""
         singles = [effect for effects in self._effects for effect in effects if np.isfinite(effect.divergence)]
-        trials = [known.figures for known in self._known if known.figures.divergence is not None]
+        trials = [known.figures for known in self._known]
         losses = np.array([*(e.divergence for e in singles), *(f.divergence or 0.0 for f in trials)])
         drops = np.array([*(e.drop for e in singles), *(f.accuracy_drop or 0.0 for f in trials)])
         return DropLink.fit(losses, drops, np.array([1.0] * len(singles) + [TRIAL_WEIGHT] * len(trials)))
