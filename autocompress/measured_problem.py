@@ -19,7 +19,7 @@ from autocompress.problem import Choices, Costs, Effect, Problem
 from autocompress.progress import Progress
 from autocompress.record import Objective, TrialRecord
 from autocompress.space import SearchSpace
-from autocompress.study import RECORD
+from autocompress.study import KIND, RECORD
 from autocompress.trial import Bench
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 LATEST = 200
 """Trials that costs are learned from: a prediction takes the same time after a thousand."""
+
+UNTIMED = 4
+"""Proposals that are made before single options are timed: seeds have taught the latency model enough for a first answer."""
 
 ENOUGH_TIMED = 5
 """Trials before an error of their predictions means something."""
@@ -72,7 +75,12 @@ class MeasuredProblem(Problem):
         rows = np.concatenate([row for row, _ in sized]) if sized else np.zeros((0, len(self.parameters)), dtype=np.int64)
         sizes = np.array([size for _, size in sized], dtype=np.float64)
         observed = [self._observation(trial, figures.latency) for trial, figures in known if figures.latency is not None]
-        return self._costs.predict(choices, rows, sizes, [*self.probes.observed, *observed])
+        return self._costs.predict(choices, rows, sizes, [*self._probed(trials), *observed])
+
+    def _probed(self, trials: Sequence[FrozenTrial]) -> Sequence[Observation]:
+        """Timed files of single options, measured when the first proposals are finished."""
+        proposed = sum(trial.user_attrs.get(KIND, "trial") == "trial" for trial in trials)
+        return self.probes.observed if proposed >= UNTIMED or "probes" in self.__dict__ else []
 
     def _observation(self, trial: FrozenTrial, latency: Latency) -> Observation:
         if trial.number not in self._observations:
@@ -109,7 +117,7 @@ class MeasuredProblem(Problem):
         timed = {r.policy.digest: Observation.of(r.policy, r.measurement.latency) for r in records if r.measurement.latency}
         if "_effects" not in self.__dict__ or len(timed) < ENOUGH_TIMED:
             return ""
-        return self._costs.latency_error(list(timed.values()), self.probes.observed)
+        return self._costs.latency_error(list(timed.values()), self._probed([]))
 
     def measured(self, trial: FrozenTrial) -> Measurement | None:
         """What a finished trial measured."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
+from autocompress.budget import Latency
 from autocompress.device import TimingSettings
 from autocompress.effects import Journal
 from autocompress.errors import AutocompressError
@@ -18,6 +22,9 @@ from autocompress.trial import Bench
 
 LATENCY = "latency"
 """What the journal calls these figures."""
+
+TOGETHER = 8
+"""Files that are timed in the same rounds: FP32 is timed once for all of them, and as many sessions fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +64,34 @@ def time_options(
 def _time_missing(bench: Bench, policies: Sequence[Policy], seconds: float, journal: Journal, progress: Progress) -> None:
     missing = [policy for policy in policies if journal.get(LATENCY, policy) is None]
     start = time.monotonic()
-    for done, policy in enumerate(missing):
+    for done in range(0, len(missing), TOGETHER):
         progress.step("latency of single options", done, len(missing), time.monotonic() - start)
-        _time(bench, policy, seconds, journal)
+        _time(bench, missing[done : done + TOGETHER], seconds, journal)
 
 
-def _time(bench: Bench, policy: Policy, seconds: float, journal: Journal) -> None:
-    """Keep ratio, spread and FP32's milliseconds of a policy's file; nothing when it cannot be built or run."""
-    path = bench.evaluator.folder / "probe.onnx"
-    try:
+def _time(bench: Bench, policies: Sequence[Policy], seconds: float, journal: Journal) -> None:
+    """Keep ratio, spread and FP32's milliseconds of each policy's file, timed together; of those that cannot run nothing."""
+    with tempfile.TemporaryDirectory(dir=bench.evaluator.folder) as folder:
+        built = [(policy, path) for policy in policies if (path := _built(bench, policy, Path(folder))) is not None]
+        for (policy, _), latency in zip(built, _latencies(bench, [path for _, path in built], seconds), strict=True):
+            if latency is not None:
+                observation = Observation.of(policy, latency)
+                values = {"ratio": observation.ratio, "spread": observation.spread, "reference_ms": latency.reference_median_ms}
+                journal.put(LATENCY, policy, values)
+
+
+def _built(bench: Bench, policy: Policy, folder: Path) -> Path | None:
+    path = folder / f"{policy.digest}.onnx"
+    with contextlib.suppress(AutocompressError):
         bench.build(policy, path)
-        timing = TimingSettings(seconds, bench.timing.precision)
-        latency = bench.device.latency(bench.graph.path, path, bench.evaluator.inputs("example"), timing)
+        return path
+    return None
+
+
+def _latencies(bench: Bench, paths: Sequence[Path], seconds: float) -> list[Latency | None]:
+    """Figures of each file; when the runtime fails, each alone, None for those that fail."""
+    timing = TimingSettings(seconds, bench.timing.precision)
+    try:
+        return list(bench.device.latencies(bench.graph.path, paths, bench.evaluator.inputs("example"), timing)) if paths else []
     except AutocompressError:
-        return
-    finally:
-        path.unlink(missing_ok=True)
-    observation = Observation.of(policy, latency)
-    values = {"ratio": observation.ratio, "spread": observation.spread, "reference_ms": latency.reference_median_ms}
-    journal.put(LATENCY, policy, values)
+        return [None] if len(paths) == 1 else [_latencies(bench, [path], seconds)[0] for path in paths]

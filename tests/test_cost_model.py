@@ -1,24 +1,30 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
 import pytest
 from autocompress_plugins.affine import Int4, Int8
 from autocompress_plugins.sparse import Sparse
+from optuna.trial import create_trial
 
-from autocompress.budget import Budget
+from autocompress.budget import Budget, Latency
 from autocompress.channels import ChannelGroups
 from autocompress.compress import LayerDatabase
+from autocompress.device import Device
 from autocompress.effects import Journal, SensitivitySettings, measure_effects
-from autocompress.measured_problem import MeasuredProblem
+from autocompress.measured_problem import UNTIMED, MeasuredProblem
 from autocompress.policy import Policy
+from autocompress.probes import LATENCY
 from autocompress.problem import Choices, Effect
 from autocompress.progress import Progress
 from autocompress.space import SearchSpace, SpaceSettings, build_space
+from autocompress.study import KIND
 from autocompress.trial import Bench
 
 if TYPE_CHECKING:
@@ -105,3 +111,44 @@ def test_options_that_compute_alike_are_timed_once(problem: MeasuredProblem) -> 
         assert len(integer) == 1
     assert all(options[0] == 1.0 for options in ratios.values())
     assert not problem.probes.ratios
+
+
+def timed_alone(space: SearchSpace, name: str) -> Policy:
+    """Of options that compute alike the last one is timed."""
+    return space.alone(name, space.sizes[name] - 1)
+
+
+def test_single_options_are_timed_after_the_first_proposals(problem: MeasuredProblem, space: SearchSpace) -> None:
+    """Seeds alone do not make a search wait for it."""
+    fast, row = replace(problem, objective="latency"), random_rows(space, 1)
+    trials = [create_trial(value=0.0, user_attrs={KIND: kind}) for kind in ("seed", *["trial"] * UNTIMED)]
+    before = fast.costs(row, trials[:-1])
+    assert not fast.latency_error([]) and fast.journal.get(LATENCY, timed_alone(space, "head")) is None
+    after = fast.costs(row, trials)
+    assert fast.journal.get(LATENCY, timed_alone(space, "head")) is not None
+    assert after.latency_spread[0] < before.latency_spread[0]
+
+
+class Spoiling(Device):
+    """Breaks the file of one policy before it is timed."""
+
+    spoiled = ""
+
+    def latencies(self, reference: Path, candidates: Sequence[Path], *rest: Any) -> list[Latency]:
+        for path in candidates:
+            if path.stem == self.spoiled:
+                path.write_bytes(b"not a model")
+        return super().latencies(reference, candidates, *rest)
+
+
+def test_a_file_that_does_not_run_is_left_out_of_the_times(problem: MeasuredProblem, space: SearchSpace) -> None:
+    """The others of its round are timed without it."""
+    bad, good = timed_alone(space, "head"), timed_alone(space, "stem.0")
+    device = Spoiling(problem.bench.components.target, 1)
+    device.spoiled = bad.digest
+    with closing(device):
+        spoiled = replace(problem, objective="latency", bench=replace(problem.bench, device=device))
+        assert spoiled.probes.ratios["head"][-1] is None
+    assert spoiled.journal.get(LATENCY, bad) is None
+    timed = spoiled.journal.get(LATENCY, good)
+    assert timed is not None and timed["reference_ms"] > 0
