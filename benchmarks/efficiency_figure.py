@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
 Rows = Sequence[Mapping[str, Any]]
-"""Each with arm, seed, trial (from 0), hypervolume and seconds since the arm began."""
+"""Each with arm, seed, trial (from 0), hypervolume, seconds since the arm began, and whether its tables are complete."""
 
 MAIN, BASELINE = "knapsack", "tpe"
 MOMENTS = (1.0, 1.5, 2.0, 4.0)
-"""Multiples of the wall clock of the tables at which the arms are compared."""
+"""Multiples of the wall clock at which the tables are complete, when the arms are compared."""
+
+GRID = 200
+"""Moments after that at which no other arm should be ahead."""
 
 
 def curves(rows: Rows, arm: str, column: str) -> NDArray[np.float64]:
@@ -39,7 +42,13 @@ def p_value(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
     return float(wilcoxon(ours, theirs).pvalue)
 
 
-def summary(rows: Rows, tables_seconds: float) -> list[str]:
+def completed(rows: Rows) -> float:
+    """Seconds after which the main sampler's tables are complete in every seed: seeds and first proposals come before."""
+    ours, complete = curves(rows, MAIN, "seconds"), curves(rows, MAIN, "complete").astype(bool)
+    return float(max(seconds[done][0] for seconds, done in zip(ours, complete, strict=True)))
+
+
+def summary(rows: Rows) -> list[str]:
     """Sentences: when the main sampler reaches what the baseline ends with, and every arm against it."""
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     lines = [f"{arm}: final hypervolume {np.median(curves(rows, arm, 'hypervolume')[:, -1]):.4f} (median)" for arm in arms]
@@ -51,14 +60,24 @@ def summary(rows: Rows, tables_seconds: float) -> list[str]:
         lines.append(
             f"{MAIN} reaches {BASELINE}'s final {goal:.4f} at trial {_reached(np.median(ours, axis=0), goal)} (median)"
         )
-    times = np.array([tables_seconds * multiple for multiple in MOMENTS])
+    begin = completed(rows)
+    times = np.array([begin * multiple for multiple in MOMENTS])
     ours_then = at_times(rows, MAIN, times)
+    lines.append(f"the tables of {MAIN} are complete after at most {begin:.0f} s")
     for arm in arms:
         if arm != MAIN:
             theirs, then = curves(rows, arm, "hypervolume")[:, -1], at_times(rows, arm, times)
             lines.append(f"{MAIN} against {arm}: at the last trial p = {p_value(ours[:, -1], theirs):.3g}")
+            lines.append(_ahead(rows, arm, begin))
             lines += [_at(arm, time, ours_then[:, i], then[:, i]) for i, time in enumerate(times)]
     return lines
+
+
+def _ahead(rows: Rows, arm: str, begin: float) -> str:
+    """How often, and by how much, an arm's median is ahead of the main sampler's once the tables are complete."""
+    times = np.linspace(begin, max(row["seconds"] for row in rows), GRID)
+    lead = np.median(at_times(rows, arm, times), axis=0) - np.median(at_times(rows, MAIN, times), axis=0)
+    return f"  {arm} is ahead at {int((lead > 0).sum())} of {GRID} moments after that, by at most {max(0.0, lead.max()):.4f}"
 
 
 def _reached(curve: NDArray[np.float64], goal: float) -> str:
@@ -72,7 +91,7 @@ def _at(arm: str, time: float, ours: NDArray[np.float64], theirs: NDArray[np.flo
     return f"  after {time:.0f} s: {MAIN} {medians} of {arm}, p = {p_value(ours, theirs):.3g}"
 
 
-def draw(rows: Rows, tables_seconds: float, title: str, path: Path) -> None:
+def draw(rows: Rows, title: str, path: Path) -> None:
     """Median over seeds, with the range between the quartiles."""
     import matplotlib
 
@@ -85,7 +104,8 @@ def draw(rows: Rows, tables_seconds: float, title: str, path: Path) -> None:
         values = curves(rows, arm, "hypervolume")
         _line(left, np.arange(1, values.shape[1] + 1), values, arm)
         _line(right, times, at_times(rows, arm, times), arm)
-    right.axvline(tables_seconds, color="gray", linestyle=":", label="tables complete")
+    if any(row["arm"] == MAIN for row in rows):
+        right.axvline(completed(rows), color="gray", linestyle=":", label="tables complete")
     left.set(xlabel="trial", ylabel="hypervolume (share of the box)")
     right.set(xlabel="seconds, tables counted where used")
     right.legend(fontsize="small")

@@ -3,7 +3,8 @@
 Each arm searches the front of accuracy, latency and size on real files: bytes of the built file, accuracy and divergence by
 the runtime on the search set, kept by the file's hash and shared between arms and seeds, latency by a model. Hypervolume as in
 `benchmarks.hypervolume`; seconds are those of the sampler and of building and evaluating when each file was first measured,
-and of the tables from the moment an arm asks for them.
+and of the tables from the moment an arm asks for them, all as processor time of one thread, which other work on the machine
+does not change.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import argparse
 import hashlib
 import json
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -36,6 +37,7 @@ from autocompress.start import start_batches
 from autocompress.study import SearchStudy, open_study
 from autocompress.trial import Bench, TrialSettings
 from autocompress.verbs import cache_folder
+from benchmarks.busy_clock import busy_seconds
 from benchmarks.efficiency_figure import draw, summary
 from benchmarks.evaluation_cache import Evaluated, EvaluationCache
 from benchmarks.fitted_latency import FittedLatency, fit
@@ -62,11 +64,14 @@ ARMS = {
     "knapsack": Arm("knapsack", "rules"),
     "tpe": Arm("tpe"),
     "tpe+seeds": Arm("tpe", "rules"),
-    "tpe+tables": Arm("tpe", "tables"),
-    "nsgaii+tables": Arm("nsgaii", "tables"),
+    "nsgaii+seeds": Arm("nsgaii", "rules"),
     "random": Arm("random"),
     "integer program": Arm("random", one_shot=True),
 }
+
+
+LOSSES = "losses"
+"""What the seconds of that table are called, beside `LATENCY`."""
 
 
 class TimedJournal(Journal):
@@ -74,32 +79,33 @@ class TimedJournal(Journal):
 
     def __init__(self, path: Path, identity: Sequence[str]) -> None:
         super().__init__(path, identity)
-        self._last = time.perf_counter()
+        self._last = busy_seconds()
 
     def put(self, what: str, policy: Policy, values: Mapping[str, float]) -> None:
         """Keep figures of a policy, and the seconds since the last ones."""
-        now = time.perf_counter()
+        now = busy_seconds()
         super().put(what, policy, {**values, "seconds": now - self._last})
-        self._last = time.perf_counter()
+        self._last = busy_seconds()
 
 
 @dataclass
 class ArmProblem(MeasuredProblem):
-    """Hands out what was measured before, and knows whether it was asked for it."""
+    """Hands out what was measured before, and knows what it was asked for."""
 
     known: MeasuredProblem | None = None
-    asked: bool = False
+    asked: set[str] = field(default_factory=set)
 
     def effects(self) -> Mapping[str, Sequence[Effect]]:
         """The tables."""
         assert self.known is not None
-        self.asked = True
+        self.asked.add(LOSSES)
         return self.known.effects()
 
-    @property
+    @cached_property
     def probes(self) -> Probes:
         """The times of single options."""
         assert self.known is not None
+        self.asked.add(LATENCY)
         return self.known.probes
 
 
@@ -108,7 +114,7 @@ class Comparison:
     """What all arms share."""
 
     known: MeasuredProblem
-    tables_seconds: float
+    tables_seconds: Mapping[str, float]
     cache: EvaluationCache
     latency: FittedLatency
     registry: Registry
@@ -128,6 +134,7 @@ class Comparison:
     def batches(self, arm: Arm, problem: ArmProblem, seed: int) -> Iterator[Sequence[Policy]]:
         """What an arm starts with, computed when it is asked for."""
         if arm.one_shot:
+            _ = problem.probes
             yield integer_program(problem, self.space, self.latency, self.trials, seed)
         yield from start_batches(arm.start, self.known.bench, self.space, problem, self.trials // 2)
 
@@ -139,10 +146,10 @@ class Clock:
         self.seconds = 0.0
 
     def __enter__(self) -> None:
-        self._start = time.perf_counter()
+        self._start = busy_seconds()
 
     def __exit__(self, *error: object) -> None:
-        self.seconds += time.perf_counter() - self._start
+        self.seconds += busy_seconds() - self._start
 
 
 def search(comparison: Comparison, name: str, seed: int, folder: Path) -> list[dict[str, Any]]:
@@ -167,14 +174,17 @@ def search(comparison: Comparison, name: str, seed: int, folder: Path) -> list[d
             clock.seconds += known[policy.digest].seconds
         with clock:
             study.tell(trial, _record(trial.number, policy, known[policy.digest]))
-        tables = comparison.tables_seconds if problem.asked else 0.0
+        tables = sum(comparison.tables_seconds[what] for what in problem.asked)
         volume = hypervolume([evaluated.measurement for evaluated in known.values()])
-        rows.append(_row(name, seed, len(rows), volume, clock.seconds + tables))
+        complete = problem.asked == set(comparison.tables_seconds)
+        rows.append(_row(name, seed, len(rows), volume, clock.seconds + tables, complete))
     return [*rows, *({**rows[-1], "trial": number} for number in range(len(rows), comparison.trials))]
 
 
-def _row(arm: str, seed: int, trial: int, volume: float, seconds: float) -> dict[str, Any]:
-    return {"arm": arm, "seed": seed, "trial": trial, "hypervolume": round(volume, 6), "seconds": round(seconds, 3)}
+def _row(arm: str, seed: int, trial: int, volume: float, seconds: float, complete: bool) -> dict[str, Any]:
+    """A row; `complete`: the arm's tables are."""
+    when = {"arm": arm, "seed": seed, "trial": trial, "complete": complete}
+    return {**when, "hypervolume": round(volume, 6), "seconds": round(seconds, 3)}
 
 
 def _enqueue(study: SearchStudy, space: SearchSpace, batches: Iterator[Sequence[Policy]]) -> None:
@@ -198,12 +208,12 @@ def compare(bench: Workbench, arms: Sequence[str], trials: int, seeds: int, cach
     journal = TimedJournal(cache / "tables.jsonl", identity)
     baseline = measured.baseline()
     known = MeasuredProblem("pareto", Budget(), baseline, measured, space, SensitivitySettings(), journal, Progress())
-    total = _tables(known)
+    seconds = _tables(known)
     latency = fit(measured, space, journal, known.probes.observed)
     sys.stdout.write(f"latency model: {latency.figures()}\n")
     data = hashlib.sha256("|".join(identity[:2]).encode()).hexdigest()[:12]
     evaluations = EvaluationCache(measured, cache / f"evaluations-{data}.jsonl", latency)
-    comparison = Comparison(known, total, evaluations, latency, registry, trials)
+    comparison = Comparison(known, seconds, evaluations, latency, registry, trials)
     for name in arms:
         for seed in range(seeds):
             with TemporaryDirectory() as folder:
@@ -211,17 +221,20 @@ def compare(bench: Workbench, arms: Sequence[str], trials: int, seeds: int, cach
             sys.stdout.write(f"{name} seed {seed}: {rows[-1]['hypervolume']:.4f} in {rows[-1]['seconds']:.0f} s\n")
             yield from rows
             sys.stdout.flush()
-    yield {"tables_seconds": total, "latency_model": latency.figures()}
+    yield {"tables_seconds": seconds, "latency_model": latency.figures()}
 
 
-def _tables(known: MeasuredProblem) -> float:
-    """Measure losses and times of single options; the seconds that they took, whenever that was."""
+def _tables(known: MeasuredProblem) -> dict[str, float]:
+    """Measure losses and times of single options; the seconds that each took, whenever that was."""
     known.effects()
     _ = known.probes
-    space, what = known.space, (f"effect on {known.settings.images}", LATENCY)
+    space, entries = known.space, {LOSSES: f"effect on {known.settings.images}", LATENCY: LATENCY}
     policies = [space.alone(name, index) for name, count in space.sizes.items() for index in range(count)]
     distinct = {policy.digest: policy for policy in policies}.values()
-    return sum((known.journal.get(kind, policy) or {}).get("seconds", 0.0) for policy in distinct for kind in what)
+    return {
+        what: sum((known.journal.get(entry, policy) or {}).get("seconds", 0.0) for policy in distinct)
+        for what, entry in entries.items()
+    }
 
 
 def bench_of(bench: Workbench) -> Bench:
@@ -282,10 +295,11 @@ def combined(names: Sequence[str]) -> list[dict[str, Any]]:
 def conclude(found: Sequence[dict[str, Any]], model: str, name: str) -> None:
     """Publish rows, the sentences that they give, and the figure."""
     *rows, tables = found
-    lines = summary(rows, tables["tables_seconds"])
+    seconds = sum(tables["tables_seconds"].values())
+    lines = summary(rows)
     publish(name, [*rows, tables, {"summary": lines}])
-    draw(rows, tables["tables_seconds"], model, RESULTS / "figures" / f"{name}.png")
-    sys.stdout.write("\n".join([f"tables: {tables['tables_seconds']:.1f} s", *lines, ""]))
+    draw(rows, model, RESULTS / "figures" / f"{name}.png")
+    sys.stdout.write("\n".join([f"tables: {seconds:.1f} s", *lines, ""]))
 
 
 if __name__ == "__main__":

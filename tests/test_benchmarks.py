@@ -89,7 +89,7 @@ def test_integer_program_gives_the_best_within_both_limits() -> None:
 
 def rows(arm: str, seed: int, *points: tuple[float, float]) -> list[dict[str, object]]:
     return [
-        {"arm": arm, "seed": seed, "trial": number, "hypervolume": volume, "seconds": seconds}
+        {"arm": arm, "seed": seed, "trial": number, "complete": number > 0, "hypervolume": volume, "seconds": seconds}
         for number, (seconds, volume) in enumerate(points)
     ]
 
@@ -98,10 +98,12 @@ def test_curves_are_compared_at_equal_trials_and_at_equal_time(tmp_path: Path) -
     slow = [row for seed in range(6) for row in rows("tpe", seed, (1, 0.1), (2, 0.2), (3, 0.3 + seed / 100))]
     fast = [row for seed in range(6) for row in rows("knapsack", seed, (2, 0.2), (4, 0.4 + seed / 50), (6, 0.5 + seed / 50))]
     assert at_times(slow, "tpe", np.array([0.5, 1, 2.5, 9]))[1].tolist() == [0, 0.1, 0.2, 0.31]
-    lines = summary([*slow, *fast], tables_seconds=2.0)
+    lines = summary([*slow, *fast])
     assert "knapsack reaches tpe's final 0.3250 at trial 2 (median)" in lines
     assert "knapsack against tpe: at the last trial p = 0.0312" in lines  # 2 / 2^6: each seed of six on one side
+    assert "the tables of knapsack are complete after at most 4 s" in lines
+    assert "  tpe is ahead at 0 of 200 moments after that, by at most 0.0000" in lines
     assert "  after 4 s: knapsack 0.4500 against 0.3250 of tpe, p = 0.0312" in lines
     assert np.isnan(p_value(np.ones(1), np.zeros(1)))
-    draw([*slow, *fast], 2.0, "tiny", tmp_path / "figure.png")
+    draw([*slow, *fast], "tiny", tmp_path / "figure.png")
     assert 1_000 < (tmp_path / "figure.png").stat().st_size < 300_000
