@@ -1,7 +1,8 @@
 """Classifiers with random weights, made as fast as they get: `python -m benchmarks.zoo [NETS...] --trials 25`.
 
 Each layer in INT8 or float, objective latency without an accuracy floor, ONNX Runtime, one thread, batch 1. Beside it in the
-same run the file of ONNX Runtime's own `quantize_static` (QDQ, per channel, the same calibration data), timed in turns.
+same run the files of ONNX Runtime's own `quantize_static` (QDQ, per channel) and of NNCF's `quantize`, made with the same
+calibration data, timed in turns.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from torch import Tensor, nn
 from torchvision import models
 
@@ -28,6 +27,7 @@ from autocompress.device import TimingSettings, open_device
 from autocompress.graph import export
 from autocompress.placement import place
 from autocompress.registry import load_registry
+from benchmarks.other_tools import made_by_others
 from benchmarks.workbench import publish
 
 NETS = (
@@ -40,9 +40,10 @@ NETS = (
     "efficientnet_b0",
     "mobilenet_v3_small",
 )
-PIXELS, PART, ROUNDS = 224, 8, 5
+PIXELS, PART = 224, 8
+TIMING = TimingSettings(seconds=20.0, precision=0.002)
 SETTINGS = ("quantizer=[int8]", "pruner=[]", "tracking=[]")
-COLUMNS = ("net", "ratio", "quantize_static", "seconds", "float_layers", "integer_ops", "float_ops")
+COLUMNS = ("net", "ratio", "quantize_static", "nncf", "seconds", "float_layers", "integer_ops", "float_ops")
 
 
 def random_net(name: str, images: Tensor) -> nn.Module:
@@ -66,40 +67,26 @@ def random_task(name: str) -> Task:
     return Task(random_net(name, images[:PART]), images[:1], **parts, metric="cosine", name=name)
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """The calibration set, one example at a time."""
-
-    def __init__(self, task: Task) -> None:
-        self._rest = iter(task.sets["calibration"].inputs)
-
-    def get_next(self) -> dict[str, Any] | None:
-        example = next(self._rest, None)
-        return None if example is None else {"input": example[None]}
-
-
 def row_of(name: str, trials: int) -> dict[str, Any]:
     """One search, and the delivered file beside the other tool's."""
     with tempfile.TemporaryDirectory() as folder:
         task, start = random_task(name), time.monotonic()
         result = search(task, objective="latency", trials=trials, output_dir=folder, overrides=SETTINGS)
         seconds = time.monotonic() - start
-        reference, other = Path(folder) / "fp32.onnx", Path(folder) / "quantize_static.onnx"
-        quantize_static(reference, other, _Reader(task), quant_format=QuantFormat.QDQ, per_channel=True)
-        ratios = timed(task, reference, {"ratio": result.best.artifact.path, "quantize_static": other})
+        reference = Path(folder) / "fp32.onnx"
+        others = made_by_others(reference, Path(folder), task.sets["calibration"].inputs)
+        ratios = timed(task, reference, {"ratio": result.best.artifact.path, **others})
         return {"net": name, **ratios, "seconds": round(seconds), **summary(task, result), "status": result.status}
 
 
 def timed(task: Task, reference: Path, files: dict[str, Path]) -> dict[str, float]:
-    """Median ratio to FP32 over rounds in which every file is timed once."""
+    """Median ratio to FP32, all files in the same interleaved rounds."""
     target = compose_settings(SETTINGS, load_registry()).components.target
     inputs = reference.with_name("example.npy")
     np.save(inputs, task.example_input[:1].numpy())
-    found: dict[str, list[float]] = {what: [] for what in files}
     with open_device(target, 1) as device:
-        for _ in range(ROUNDS):
-            for what, path in files.items():
-                found[what].append(device.latency(reference, path, inputs, TimingSettings(seconds=4.0)).ratio)
-    return {what: median(ratios) for what, ratios in found.items()}
+        found = device.latencies(reference, list(files.values()), inputs, TIMING)
+    return {what: latency.ratio for what, latency in zip(files, found, strict=True)}
 
 
 def summary(task: Task, result: SearchResult) -> dict[str, Any]:
@@ -121,7 +108,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """The columns that fit on a line."""
     cells = [
         COLUMNS,
-        *([f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]) for name in COLUMNS] for row in rows),
+        *(
+            [f"{row[name]:.3f}" if isinstance(row.get(name), float) else str(row.get(name, "-")) for name in COLUMNS]
+            for row in rows
+        ),
     ]
     return "\n".join("  ".join(str(cell).rjust(18) for cell in line) for line in cells)
 
@@ -136,7 +126,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name in arguments.nets:
         rows.append(row_of(name, arguments.trials))
-        sys.stdout.write(f"{table(rows)}\nNNCF is not compared: it is not installed here, and cannot be.\n")
+        sys.stdout.write(f"{table(rows)}\n")
         publish(f"zoo_{name}", rows[-1])
 
 
