@@ -159,6 +159,10 @@ class Recovery(Component):
     A candidate passes through the configured recoveries in their order.
     """
 
+    seconds: float | None = None
+    """Time limit of `recover` for one finalist, where it has one: a field of its configuration. It then also keeps to
+    `Recoverable.seconds`, which may be less, and trials leave time for it (`search.timeout`). None: it takes what it takes."""
+
     def prepare(self, model: nn.Module, example: Tensor, pairs: Sequence[LayerPair]) -> nn.Module:
         """Called once, before anything is measured: a module that computes the same and compresses better.
 

@@ -27,7 +27,7 @@ def conclude(run: SearchRun, outcome: Outcome, baseline: Measurement) -> SearchR
     """Choose, save to `best/`, and measure on the report set. The caller fills in versions, device and seconds."""
     bench, goal = run.bench, run.goal
     with run.progress.stage("finalists"):
-        finalists, reasons = find_finalists(run, outcome.records)
+        finalists, reasons = find_finalists(run, outcome.records, outcome.deadline)
     constraint = binding_constraint(_misses(outcome.records, finalists, goal.budget), goal.budget)
     status, chosen, why = _verdict(bench, goal, finalists, baseline, constraint)
     artifact = _save(bench, chosen, run.folder / "best")

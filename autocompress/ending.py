@@ -24,16 +24,18 @@ class Ending:
         timeout: seconds from now on; None: no limit.
         patience: trials without a better one, once something fits the budget; None: no limit.
         policies: how many the space has.
+        kept_seconds: part of the timeout that is for what follows the trials.
     """
 
     trials: int
     timeout: float | None
     patience: int | None
     policies: int
+    kept_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         # Not fields: nobody gives these.
-        self._begin = time.monotonic()
+        self.deadline = math.inf if self.timeout is None else time.monotonic() + self.timeout
         self._known_in_a_row = self._hopeless_in_a_row = 0
 
     def proposed(self, known: bool, expected_gain: float = math.inf) -> None:
@@ -50,7 +52,7 @@ class Ending:
 
     def _endings(self, history: History) -> list[tuple[str, bool]]:
         """Each way to end early, and whether it has come."""
-        over = self.timeout is not None and time.monotonic() - self._begin > self.timeout
+        over = time.monotonic() > self.deadline - self.kept_seconds
         fits = history.leader is not None
         return [
             ("every policy of the space is measured", history.policies >= self.policies),
@@ -62,7 +64,7 @@ class Ending:
                 "nothing is expected to be better by more than a trial can tell",
                 fits and self._hopeless_in_a_row >= HOPELESS_IN_A_ROW,
             ),
-            (f"search.timeout={self.timeout or 0:g} seconds are over", over),
+            (f"search.timeout={self.timeout or 0:g} seconds are over{_kept(self.kept_seconds)}", over),
             (
                 f"search.patience={self.patience} of them in a row brought nothing better",
                 fits and self.patience is not None and history.waited >= self.patience,
@@ -72,6 +74,10 @@ class Ending:
     def stopped(self, history: History) -> str:
         """When the user ended it."""
         return f"the search was interrupted after {history.count} of {self.trials} trials"
+
+
+def _kept(seconds: float) -> str:
+    return f" but for {seconds:g} that are kept for recoveries" if seconds else ""
 
 
 def _imported(history: History) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
@@ -16,6 +19,7 @@ from autocompress.evaluation import check_outputs
 from autocompress.loop import Goal, SearchRun
 from autocompress.policy import Policy
 from autocompress.record import TrialRecord
+from autocompress.recovery_time import in_turn
 from autocompress.selection import nearest, rank, ranked
 from autocompress.trial import Bench
 from autocompress.twin import module_twin, twin_outputs
@@ -41,10 +45,15 @@ class Finalist:
     candidate: Candidate | None
 
 
-def find_finalists(run: SearchRun, records: Sequence[TrialRecord]) -> tuple[list[Finalist], list[str]]:
+def find_finalists(
+    run: SearchRun, records: Sequence[TrialRecord], deadline: float = math.inf
+) -> tuple[list[Finalist], list[str]]:
     """The best trials, built and measured again, then the same and hopeful ones after recovery.
 
     Those that are compared are timed together: all in the same interleaved rounds, once more when some were recovered.
+
+    Args:
+        deadline: `time.monotonic()` after which nothing is recovered.
 
     Returns:
         The finalists, and why others could not be one.
@@ -54,8 +63,7 @@ def find_finalists(run: SearchRun, records: Sequence[TrialRecord]) -> tuple[list
     upcoming = deque(_in_order(records, run.goal)[: run.settings.finalists + MORE_FINALISTS])
     while upcoming and not _is_settled(found, upcoming[0], run.goal, run.settings.finalists):
         found += _timed(run, _next_batch(run, upcoming, reasons), reasons)
-    hopeful = _hopeful(run, records, found)
-    recovered = [new for record in hopeful for new in _tried(run, record, reasons, "not recovered", _recovered)]
+    recovered = _all_recovered(run, _hopeful(run, records, found), deadline, reasons)
     return (_timed(run, [*found, *recovered], reasons) if recovered else found), reasons
 
 
@@ -116,13 +124,30 @@ def _hopeful(run: SearchRun, records: Sequence[TrialRecord], found: Sequence[Fin
     return near[: run.settings.finalists]
 
 
-def _recovered(run: SearchRun, record: TrialRecord) -> Finalist:
-    """The candidate after the recoveries for finalists, in their order."""
-    bench = run.bench
+def _all_recovered(run: SearchRun, hopeful: Sequence[TrialRecord], deadline: float, reasons: list[str]) -> list[Finalist]:
+    """Those that could be recovered. Each has an even share of the time left; what one does not need is for those after it."""
+    found: list[Finalist] = []
+    for place, record in enumerate(hopeful):
+        now = time.monotonic()
+        end = now + (deadline - now) / (len(hopeful) - place)
+        if end > now:
+            found += _tried(run, record, reasons, "not recovered", partial(_recovered, end=end, reasons=reasons))
+        else:
+            reasons.append(f"trial {record.number} was not recovered: search.timeout={run.settings.timeout} seconds are over")
+    return found
+
+
+def _recovered(run: SearchRun, record: TrialRecord, end: float, reasons: list[str]) -> Finalist:
+    """The candidate after the recoveries for finalists, in their order; those that the time is not enough for are left out."""
+    bench, left_out = run.bench, [recovery.name for recovery in run.bench.components.slow_recoveries]
     candidate = bench.recoverable(record.policy, run.folder / "finalists", run.settings.seed, run.progress)
-    for recovery in bench.components.slow_recoveries:
-        with run.progress.stage(f"trial {record.number}: {recovery.name}"):
-            candidate = replace(candidate, compressed=recovery.recover(candidate))
+    for recovery, seconds in in_turn(bench.components.slow_recoveries, end):
+        limit = f" (at most {seconds:.0f} s)" if math.isfinite(seconds) else ""
+        with run.progress.stage(f"trial {record.number}: {recovery.name}{limit}"):
+            candidate = replace(candidate, compressed=recovery.recover(replace(candidate, seconds=seconds)))
+        left_out.remove(recovery.name)
+    if left_out:
+        reasons.append(f"trial {record.number} was recovered without {', '.join(left_out)}: no time was left")
     return _checked(run, record, candidate.compressed, f"t{record.number:04d}-recovered")
 
 

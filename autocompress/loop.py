@@ -19,6 +19,7 @@ from autocompress.progress import Progress
 from autocompress.quality import Quality
 from autocompress.racing import Rival
 from autocompress.record import Kind, Objective, TrialRecord
+from autocompress.recovery_time import recovery_seconds
 from autocompress.space import SearchSpace
 from autocompress.start import STARTS, start_batches
 from autocompress.study import KIND, SearchStudy
@@ -34,7 +35,8 @@ class SearchSettings:
     Attributes:
         trials: finished trials of the study, earlier runs and those of other budgets included; interrupted and repeated ones do
             not count. A search ends earlier when every policy of its space was tried.
-        timeout: seconds of this run after which no trial is started; None: no limit.
+        timeout: seconds of this run, from its first trial, for trials and for recoveries of finalists; None: no limit. Trials
+            leave the recoveries' time limits (`recover.finetune.seconds`) for each finalist, but at most half of it.
         patience: trials in a row that brought nothing better (for `pareto`: no gain of the front) after which no further one is
             started; counted once something fits the budget. None: no limit.
         seed: seed of everything random.
@@ -78,11 +80,16 @@ class Goal:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Every finished trial, whether the user stopped the run, and one sentence on why it ended."""
+    """Every finished trial, whether the user stopped the run, and one sentence on why it ended.
+
+    Attributes:
+        deadline: `time.monotonic()` at which `search.timeout` is over.
+    """
 
     records: list[TrialRecord]
     interrupted: bool
     ended: str
+    deadline: float = math.inf
 
 
 Listener = Callable[[TrialRecord], object]
@@ -105,10 +112,12 @@ def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener:
     study.close_interrupted()
     history = History(run.goal.objective, study.records())
     settings, policies = run.settings, math.prod(space.sizes.values())
-    ending = Ending(settings.trials, settings.timeout, settings.patience, policies)
+    recoveries = run.bench.components.slow_recoveries
+    kept = recovery_seconds(recoveries, settings.finalists, settings.timeout)
+    ending = Ending(settings.trials, settings.timeout, settings.patience, policies, kept)
     batches = _batches(run, space)
     incumbent = Incumbent(run.bench, candidate_path(run.folder, 0).with_name("incumbent.onnx"))
-    run.progress.begin_trials(Quality.of(run.bench.components.metric), settings.timeout)
+    run.progress.begin_trials(Quality.of(run.bench.components.metric), settings.timeout, kept)
     try:
         while (reason := ending.reason(history)) is None:
             _enqueue(study, space, batches)
@@ -122,8 +131,8 @@ def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener:
         study.close_interrupted()
         history = History(run.goal.objective, study.records())
         _clean(run, history)
-        return Outcome(history.records, True, ending.stopped(history))
-    return Outcome(history.records, False, reason)
+        return Outcome(history.records, True, ending.stopped(history), ending.deadline)
+    return Outcome(history.records, False, reason, ending.deadline)
 
 
 def _next(run: SearchRun, study: SearchStudy, space: SearchSpace, history: History, incumbent: Incumbent) -> TrialRecord:

@@ -55,6 +55,7 @@ class Progress:
         self._quiet = quiet
         self._pace = Pace(None)
         self._quality = Quality()
+        self._kept_seconds = 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -64,9 +65,15 @@ class Progress:
         yield
         self._line(f"{name}: {time.monotonic() - start:.1f} s")
 
-    def begin_trials(self, quality: Quality, timeout: float | None = None) -> None:
-        """Start the clock of the trials, whose accuracies are values of this metric, and which end after so many seconds."""
-        self._pace, self._quality = Pace(timeout), quality
+    def begin_trials(self, quality: Quality, timeout: float | None = None, kept_seconds: float = 0.0) -> None:
+        """Start the clock of the trials, whose accuracies are values of this metric.
+
+        Args:
+            timeout: seconds for the trials and what follows them; None: no limit.
+            kept_seconds: at most so many of them, or after the trials, are for recoveries.
+        """
+        self._pace, self._quality = Pace(None if timeout is None else timeout - kept_seconds), quality
+        self._kept_seconds = kept_seconds
 
     def trial(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:
         """One finished trial, the study's `done`-th of `total`."""
@@ -83,7 +90,8 @@ class Progress:
     def _estimate(self, wanted: int) -> None:
         seconds, trials = self._pace.seconds(wanted), self._pace.trials(wanted)
         if seconds and trials:
-            self._line(f"about {seconds / 60:.1f} minutes for {trials} more trials")
+            recovery = f", then at most {self._kept_seconds / 60:.1f} for recoveries" if self._kept_seconds else ""
+            self._line(f"about {seconds / 60:.1f} minutes for {trials} more trials{recovery}")
 
     def _described(self, record: TrialRecord) -> str:
         return describe(record.measurement, self._quality)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ class Recoverable:
         policy: its decisions; a recovery keeps them.
         compressed: its tensors.
         folder: for files that a recovery needs; removed at the end.
+        seconds: what is left of the search's time for the recovery; one with a time limit keeps to the lesser of both.
     """
 
     task: Task
@@ -46,6 +48,7 @@ class Recoverable:
     folder: Path
     seed: int
     progress: Progress
+    seconds: float = math.inf
 
     def stats(self, layer: str) -> LayerStats:
         """Calibration statistics of a whole layer of the FP32 model."""

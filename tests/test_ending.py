@@ -63,6 +63,19 @@ def test_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limited.reason(history(3)) == "the search ended after 3 of 10 trials: search.timeout=30 seconds are over"
 
 
+def test_time_that_is_kept_for_recoveries(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [50.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    limited = ending(timeout=30.0, kept_seconds=10.0)
+    assert limited.deadline == 80.0
+    clock[0] = 70.0
+    assert limited.reason(history(3)) is None
+    clock[0] = 71.0
+    assert (limited.reason(history(3)) or "").endswith(
+        "search.timeout=30 seconds are over but for 10 that are kept for recoveries"
+    )
+
+
 def test_known_proposals_in_a_row() -> None:
     limited = ending()
     for known in [*[True] * (KNOWN_IN_A_ROW - 1), False, *[True] * (KNOWN_IN_A_ROW - 1)]:

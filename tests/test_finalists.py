@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,14 +66,19 @@ def find(
     quick_bench: Bench, baseline: Measurement, tmp_path: Path
 ) -> Iterator[Callable[..., tuple[list[Finalist], list[str]]]]:
     def found(
-        recorder: Recorder, records: list[TrialRecord], budget: Budget, wanted: int = 2, *recoveries: Recovery
+        recorder: Recorder,
+        records: list[TrialRecord],
+        budget: Budget,
+        wanted: int = 2,
+        *recoveries: Recovery,
+        deadline: float = math.inf,
     ) -> tuple[list[Finalist], list[str]]:
         components = replace(quick_bench.components, recoveries=recoveries)
         bench = replace(quick_bench, device=recorder, components=components)
         scored = [replace(record, violations=budget.violations(record.measurement)) for record in records]
-        settings = SearchSettings(finalists=wanted)
+        settings = SearchSettings(finalists=wanted, timeout=None if math.isinf(deadline) else deadline)
         run = SearchRun(bench, Goal("latency", budget), SyntheticProblem({}), settings, tmp_path, Progress(io.StringIO()))
-        return find_finalists(run, scored)
+        return find_finalists(run, scored, deadline)
 
     yield found
 
@@ -137,3 +144,66 @@ def test_one_whose_timing_crashes_does_not_take_the_others_along(find: Any, quic
     assert recorder.batches == [["t0000", "t0001"], ["t0000"], ["t0001"]]
     assert [finalist.artifact.path.stem for finalist in finalists] == ["t0000"]
     assert reasons == ["t0001 was dropped as finalist: target x: the runtime's process ended (signal 11) with ['t0001']"]
+
+
+class Limited(Recovery):
+    """Takes all the time that it is given, and `more`; keeps what it was told."""
+
+    name = "limited"
+
+    def __init__(self, clock: list[float], seconds: float | None, more: float = 0.0) -> None:
+        self.clock, self.seconds, self.more, self.told = clock, seconds, more, list[float]()
+
+    def recover(self, candidate: Any) -> Any:
+        self.told.append(candidate.seconds)
+        self.clock[0] += (candidate.seconds if self.seconds else 0.0) + self.more
+        return candidate.compressed
+
+
+WIDE = Budget(latency_ratio=0.9, accuracy_drop=0.5)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What `time.monotonic` says: 0, and what tests add."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_finalists_share_the_time_that_is_left(
+    find: Any, quick_bench: Bench, policies: list[Policy], clock: list[float]
+) -> None:
+    training = Limited(clock, seconds=600.0, more=20.0)
+    finalists, reasons = find(Recorder(quick_bench, {}), records(policies[:3]), WIDE, 3, training, deadline=300.0)
+    assert training.told == [100.0, 90.0, 70.0]  # of 300, half of 180, all of 70
+    assert reasons == [] and len(finalists) == 6
+    unlimited = Limited(clock, seconds=600.0)
+    find(Recorder(quick_bench, {}), records(policies[:2]), WIDE, 2, unlimited)
+    assert unlimited.told == [600.0, 600.0]
+
+
+def test_recoveries_share_the_time_of_a_finalist_by_their_limits(
+    find: Any, quick_bench: Bench, policies: list[Policy], clock: list[float]
+) -> None:
+    correction, rounding, training = Limited(clock, None, 10.0), Limited(clock, 100.0), Limited(clock, 300.0)
+    find(Recorder(quick_bench, {}), records(policies[:1]), WIDE, 1, correction, rounding, training, deadline=90.0)
+    assert (correction.told, rounding.told, training.told) == ([90.0], [20.0], [60.0])
+
+
+def test_what_no_time_is_left_for_is_not_begun_and_said(
+    find: Any, quick_bench: Bench, policies: list[Policy], clock: list[float]
+) -> None:
+    slow, training = Limited(clock, None, 200.0), Limited(clock, 600.0)
+    training.name = "training"  # type: ignore[misc]
+    finalists, reasons = find(Recorder(quick_bench, {}), records(policies[:3]), WIDE, 3, slow, training, deadline=300.0)
+    assert (len(slow.told), training.told) == (2, [])  # the first takes 200 of its 100, the second 200 of the last 100
+    first, second, third = (reason.split()[1] for reason in reasons)
+    assert {first, second, third} == {"0", "1", "2"}
+    assert reasons == [
+        f"trial {first} was recovered without training: no time was left",
+        f"trial {second} was recovered without training: no time was left",
+        f"trial {third} was not recovered: search.timeout=300.0 seconds are over",
+    ]
+    recovered = {f.record.number for f in finalists if f.record and f.artifact.path.stem.endswith("-recovered")}
+    assert recovered == {int(first), int(second)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from optuna.samplers import RandomSampler
 
 from autocompress import Budget, LayerPolicy, Measurement, Policy, QuantizedTensor, TrialRecord
 from autocompress.artifact import sha256_of
+from autocompress.components import Recovery
 from autocompress.compress import LayerDatabase
 from autocompress.effects import Journal, SensitivitySettings
 from autocompress.errors import ConfigError, PolicyError
@@ -406,3 +408,19 @@ def test_person_is_told_each_trial_and_the_best(search: Search) -> None:
 def test_settings_that_mean_nothing_are_refused(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         SearchSettings(**values)
+
+
+class Training(Recovery):
+    name = "training"
+    seconds = 1000.0
+
+    def recover(self, candidate: Any) -> Any:
+        return candidate.compressed
+
+
+def test_trials_leave_time_for_recoveries(search: Search) -> None:
+    search.bench = replace(search.bench, components=replace(search.bench.components, recoveries=[Training()]))
+    before = time.monotonic()
+    outcome = search.run(100, timeout=0.02)
+    assert outcome.ended.endswith("search.timeout=0.02 seconds are over but for 0.01 that are kept for recoveries")
+    assert before + 0.02 < outcome.deadline < time.monotonic() + 0.02

@@ -84,12 +84,14 @@ def test_trials_are_told_in_the_metrics_own_unit() -> None:
 class Clock:
     """Time that passes when a test says so, and a search of `total` trials."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, total: int, timeout: float | None = None) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, total: int, timeout: float | None = None, kept_seconds: float = 0.0
+    ) -> None:
         self.now, self.stream, self._total = 100.0, io.StringIO(), total
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         self._progress = Progress(self.stream)
         self.now = 1000.0  # a long preparation
-        self._progress.begin_trials(SHARE, timeout)
+        self._progress.begin_trials(SHARE, timeout, kept_seconds)
 
     def trial(self, seconds: float, done: int, kind: str = "trial") -> list[str]:
         """The lines that are written when a trial ends after so many seconds."""
@@ -133,6 +135,13 @@ def test_what_ends_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = clock.trial(60.0, 3)
     assert first.endswith(" | 7.0 min left")
     assert second == "about 7.0 minutes for 7 more trials"
+
+
+def test_recoveries_have_their_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, total=40, timeout=600.0, kept_seconds=240.0)
+    for done in (1, 2):
+        clock.trial(60.0, done)
+    assert clock.trial(60.0, 3)[1] == "about 3.0 minutes for 3 more trials, then at most 4.0 for recoveries"
 
 
 def test_no_time_is_left_at_the_end() -> None:

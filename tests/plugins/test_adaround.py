@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,13 @@ def held_out_error(candidate: Recoverable) -> float:
     with torch.no_grad():
         expected, found = candidate.task.model(inputs), candidate.twin()(inputs)
     return float((found - expected).square().mean() / expected.var())
+
+
+def test_it_stops_within_what_is_left_of_the_searchs_time(make: Callable[[Policy], Recoverable]) -> None:
+    candidate = replace(make(Policy(dict.fromkeys(LAYERS, INT4))), seconds=0.2)
+    start = time.monotonic()
+    AdaRound(seconds=600.0, iterations=100_000).recover(candidate)
+    assert time.monotonic() - start < 60.0  # a hundred thousand steps for each block take longer
 
 
 @pytest.mark.parametrize("block_layers", [1, 6])

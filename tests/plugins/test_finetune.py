@@ -1,6 +1,7 @@
 """Fine-tuning: gradients of depthwise convolutions, and what a training does to a pruned network."""
 
 import io
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +129,12 @@ class AlwaysThree(nn.Module):
 
 def always_three() -> nn.Module:
     return AlwaysThree()
+
+
+def test_it_stops_within_what_is_left_of_the_searchs_time(candidate: Recoverable) -> None:
+    start = time.monotonic()
+    FineTune(seconds=600.0, epochs=100_000, patience=100_000).recover(replace(candidate, seconds=0.5))
+    assert time.monotonic() - start < 60.0  # half a second of training, then the export
 
 
 def test_without_training_examples_it_says_what_to_do(candidate: Recoverable) -> None:

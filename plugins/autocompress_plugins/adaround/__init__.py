@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autocompress import Recovery, hookimpl
@@ -52,7 +52,7 @@ class AdaRound(Recovery):
 
     def recover(self, candidate: Recoverable) -> CompressedModel:
         """Round every block anew; the candidate's own tensors where that does not bring its outputs nearer to FP32."""
-        return reconstruct(candidate, self)
+        return reconstruct(candidate, replace(self, seconds=min(self.seconds, candidate.seconds)))
 
 
 @hookimpl

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autocompress import Recovery, hookimpl
@@ -70,7 +70,7 @@ class FineTune(Recovery):
             DataError: there are no training examples.
         """
         module = candidate.trainable(activations=self.activations)
-        train(module, candidate, self)
+        train(module, candidate, replace(self, seconds=min(self.seconds, candidate.seconds)))
         return candidate.rebuild(module)
 
 
