@@ -8,26 +8,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from autocompress.effects import SensitivitySettings, measure_effects
+from autocompress.graph import BaseGraph
 from autocompress.latency_model import LatencyFeatures
 from autocompress.policy import UNSTRUCTURED, ChannelPolicy, LayerPolicy
 from autocompress.probes import Probes, time_options
 from autocompress.problem import Effect
 from autocompress.progress import Progress
 from autocompress.quality import Quality
-from autocompress.space import CHANNELS
+from autocompress.space import CHANNELS, OPS
+from autocompress.sure_drop import sure_drops
 from autocompress.workspace import Workspace
 
 Decision = LayerPolicy | ChannelPolicy
 
-STANDS_OUT = 3.0
-"""A layer is left alone when its share of the loss is more than so many times what it can give."""
+SHARE = 0.5
+"""A layer is left alone when it alone surely costs more than this share of the allowed drop."""
 
-RULE = (
-    f"a layer is left alone when its mildest option does not run, or causes more than {STANDS_OUT:g} times its share of the "
-    "divergence: the largest of an even share, its share of the bytes that mildest options save, and of the "
-    "multiply-accumulates"
-)
+LAST = ("channels ", "operators ")
+"""How labels of options begin that are not about a layer's own weights."""
+
+ALLOWED_DROP = 0.01
+"""Where the budget names none."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,25 @@ class OptionSensitivity:
     saved_bytes: int
     saved_ms: float | None
 
+    @property
+    def runs(self) -> bool:
+        """Whether its file does."""
+        return math.isfinite(self.effect.divergence)
+
+    @property
+    def saves(self) -> bool:
+        """Whether the file that it gives is smaller or faster."""
+        return self.runs and (self.saved_bytes > 0 or (self.saved_ms or 0.0) > 0)
+
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """Every option of a layer but FP32, and of the channel group that is named after it.
+    """Every option of a layer but FP32, and of the channel group that is named after it; or of a kind of region of operators.
 
     Attributes:
-        size_bytes: of the weight in float.
-        macs: multiply-accumulates for one example.
+        name: of the layer, or the parameter of the region.
+        size_bytes: of the weight in float; 0 for a region.
+        macs: multiply-accumulates for one example; 0 for a region.
     """
 
     name: str
@@ -67,6 +82,16 @@ class LayerSensitivity:
         """The option of least divergence."""
         return min(self.options, key=lambda option: option.effect.divergence)
 
+    @property
+    def is_region(self) -> bool:
+        """Whether this is about operators between layers; they have no weights to leave alone."""
+        return self.name.startswith(OPS)
+
+    @property
+    def useful(self) -> list[OptionSensitivity]:
+        """The options that save bytes or time; one that does not run saves nothing."""
+        return [option for option in self.options if option.saves]
+
 
 @dataclass(frozen=True)
 class Sensitivity:
@@ -76,30 +101,46 @@ class Sensitivity:
         layers: the most sensitive first, by their mildest option.
         order: names of the same layers as the file has them.
         examples: calibration examples that each option was run on.
+        allowed_drop: of the metric.
     """
 
     layers: Sequence[LayerSensitivity]
     order: Sequence[str]
     quality: Quality
     examples: int
+    allowed_drop: float = ALLOWED_DROP
+
+    @property
+    def rule(self) -> str:
+        """When a layer is left alone, in the metric's unit."""
+        limit, allowed = (self.quality.difference(drop, digits=2) for drop in (SHARE * self.allowed_drop, self.allowed_drop))
+        return (
+            f"none of its options runs, or each that saves anything surely costs more than {limit} alone ({SHARE:.0%} of the "
+            f"allowed {allowed}): what options of such a divergence cost on average, less two standard errors"
+        )
 
     @property
     def labels(self) -> list[str]:
-        """Of all options: one precision beside the other, those of channels last."""
+        """Of all options: one precision beside the other, those of channels and operators last."""
         found = dict.fromkeys(option.label for layer in self.layers for option in layer.options)
         precisions = list(dict.fromkeys(label.split()[0] for label in found))
-        return sorted(found, key=lambda label: (label.startswith("channels "), precisions.index(label.split()[0]), label))
+        return sorted(found, key=lambda label: (label.startswith(LAST), precisions.index(label.split()[0]), label))
 
     @cached_property
     def leave_alone(self) -> list[str]:
-        """The layers that `RULE` names, the most sensitive first."""
-        mildest = [layer.mildest for layer in self.layers]
-        loss = _shares([option.effect.divergence for option in mildest])
-        saved = _shares([option.saved_bytes for option in mildest])
-        macs = _shares([layer.macs for layer in self.layers])
-        gives = [max(1 / len(self.layers), *parts) for parts in zip(saved, macs, strict=True)]
-        pairs = zip(self.layers, loss, gives, strict=True)
-        return [layer.name for layer, share, given in pairs if share > STANDS_OUT * given]
+        """The layers that `rule` names, the most sensitive first."""
+        options = [option for layer in self.layers for option in layer.options]
+        divergences, drops = (np.array([getattr(o.effect, name) for o in options]) for name in ("divergence", "drop"))
+        resolution = 1 / self.examples if self.quality.percent else 0.0
+        places = [(option.parameter, option.index) for option in options]
+        sure = dict(zip(places, sure_drops(divergences, drops, resolution), strict=True))
+        limit = SHARE * self.allowed_drop
+        return [
+            layer.name
+            for layer in self.layers
+            if not layer.is_region
+            and _is_costly(layer, [sure[option.parameter, option.index] for option in layer.useful], limit)
+        ]
 
     @property
     def override(self) -> str:
@@ -107,24 +148,39 @@ class Sensitivity:
         return f"space.exclude=[{','.join(map(_quoted, self.leave_alone))}]"
 
 
-def measure_sensitivity(workspace: Workspace, settings: SensitivitySettings, progress: Progress) -> Sensitivity:
-    """Measure what the journal does not hold, and put it in order."""
+def _is_costly(layer: LayerSensitivity, costs: Sequence[float], limit: float) -> bool:
+    """Whether the options that save something all cost more than the limit, or nothing runs."""
+    return min(costs) > limit if costs else not any(option.runs for option in layer.options)
+
+
+def measure_sensitivity(
+    workspace: Workspace, settings: SensitivitySettings, progress: Progress, allowed_drop: float | None = None
+) -> Sensitivity:
+    """Measure what the journal does not hold, and put it in order.
+
+    Args:
+        allowed_drop: by the budget; None: it names none.
+    """
     evaluator, graph = workspace.bench.evaluator, workspace.bench.graph
     effects = measure_effects(workspace.bench, workspace.space, settings, workspace.journal, progress)
     probes = _probes(workspace, settings, progress)
     found = dict[str, list[OptionSensitivity]]()
     for parameter, column in effects.items():
         found.setdefault(parameter.removeprefix(CHANNELS), []).extend(_options(workspace, parameter, column, probes))
-    order = [name for name in graph.layers if found.get(name)]
-    layers = [
-        LayerSensitivity(name, 4 * graph.layers[name].parameters, graph.layers[name].macs, tuple(found[name])) for name in order
-    ]
+    order = [name for name in [*graph.layers, *(OPS + kind for kind in workspace.space.ops)] if found.get(name)]
+    layers = [_row(graph, name, found[name]) for name in order]
     return Sensitivity(
         layers=sorted(layers, key=lambda layer: -layer.mildest.effect.divergence),
         order=order,
         quality=Quality.of(evaluator.metric),
         examples=min(settings.images, len(evaluator.targets["calibration"])),
+        allowed_drop=ALLOWED_DROP if allowed_drop is None else allowed_drop,
     )
+
+
+def _row(graph: BaseGraph, name: str, options: Sequence[OptionSensitivity]) -> LayerSensitivity:
+    layer = graph.layers.get(name)
+    return LayerSensitivity(name, 4 * layer.parameters if layer else 0, layer.macs if layer else 0, tuple(options))
 
 
 def _probes(workspace: Workspace, settings: SensitivitySettings, progress: Progress) -> Probes:
@@ -143,9 +199,10 @@ def _options(workspace: Workspace, parameter: str, effects: Sequence[Effect], pr
     for index, effect in enumerate(effects):
         policy = workspace.space.alone(parameter, index)
         decided: list[Decision] = [*policy.layers.values(), *policy.channels.values()]  # none for FP32, else one
-        for option in decided:
+        labels = [_label(option) for option in decided] + [f"operators {precision}" for precision in {*policy.ops.values()}]
+        for label in labels:
             saved_bytes, saved_ms = fp32 - effect.size_bytes, _saved_ms(probes, parameter, index)
-            yield OptionSensitivity(_label(option), parameter, index, effect, saved_bytes, saved_ms)
+            yield OptionSensitivity(label, parameter, index, effect, saved_bytes, saved_ms)
 
 
 def _label(option: Decision) -> str:
@@ -168,12 +225,6 @@ def _cut(option: Decision) -> str:
     if isinstance(option, LayerPolicy) and option.structure != UNSTRUCTURED:
         return option.structure
     return f"{100 * option.sparsity:.0f}%" if option.threshold is None else f">{option.threshold:.2g}"
-
-
-def _shares(values: Sequence[float]) -> list[float]:
-    """Of the finite sum; what is not finite has an infinite share."""
-    total = sum(value for value in values if math.isfinite(value))
-    return [value / total if total > 0 and math.isfinite(value) else value if math.isinf(value) else 0.0 for value in values]
 
 
 def _quoted(name: str) -> str:

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from autocompress.sensitivity import RULE, LayerSensitivity, OptionSensitivity, Sensitivity
+from autocompress.sensitivity import LayerSensitivity, OptionSensitivity, Sensitivity
 
 COLUMNS = ("divergence", "drop", "size_bytes", "saved_bytes", "saved_latency_ms")
 
@@ -31,7 +31,7 @@ def _content(found: Sensitivity) -> dict[str, Any]:
         "metric": found.quality.metric,
         "divergence": "squared error as a share of FP32's power",
         "examples": found.examples,
-        "leave_alone": {"rule": RULE, "layers": found.leave_alone, "override": found.override},
+        "leave_alone": {"rule": found.rule, "layers": found.leave_alone, "override": found.override},
         "layers": [_layer(layer) for layer in found.layers],
     }
 

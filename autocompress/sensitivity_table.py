@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 
-from autocompress.sensitivity import STANDS_OUT, LayerSensitivity, Sensitivity
+from autocompress.sensitivity import LayerSensitivity, Sensitivity
 
 WIDTH = 100
 CELL = 7
@@ -18,7 +19,7 @@ NAME = (12, 30)
 def sensitivity_table(found: Sensitivity, width: int = WIDTH) -> str:
     """The table in lines of at most `width` characters; options that do not fit follow below."""
     blocks = [_block(found, labels, name) for labels, name in _blocks(found, width)]
-    return "\n\n".join([*("\n".join(block) for block in blocks), "\n".join(_notes(found))])
+    return "\n\n".join([*("\n".join(block) for block in blocks), "\n".join(_notes(found, width))])
 
 
 def _blocks(found: Sensitivity, width: int) -> Iterator[tuple[list[str], int]]:
@@ -72,15 +73,15 @@ def _shortened(name: str, width: int) -> str:
     return f"{name[:head]}..{name[len(name) - (width - 2 - head) :]}"
 
 
-def _notes(found: Sensitivity) -> Iterator[str]:
+def _notes(found: Sensitivity, width: int) -> Iterator[str]:
     unit = "squared error of the outputs, as a share of FP32's power"
     yield f"cells: {unit}, that option alone, mean of {found.examples} calibration examples; kB: the weight in FP32"
     yield "the divergence ranks; points of the metric are coarse on few examples" + _coarseness(found)
     if found.leave_alone:
-        yield f"* loses more than {STANDS_OUT:g} times what it can give (rule: sensitivity.json); to leave these alone:"
+        yield from textwrap.wrap(f"* {found.rule}; to leave these alone:", width)
         yield found.override
     else:
-        yield "no layer stands out: nothing to leave alone"
+        yield from textwrap.wrap(f"nothing to leave alone; a layer would be, if {found.rule}", width)
 
 
 def _coarseness(found: Sensitivity) -> str:

@@ -90,7 +90,7 @@ def _search(job: Job, settings: Settings, registry: Registry) -> None:
 def _sensitivity(job: Job, settings: Settings, registry: Registry) -> None:
     progress = Progress()
     with open_workspace(build_task(job, settings, progress), settings, progress) as workspace, progress.stage("sensitivity"):
-        found = measure_sensitivity(workspace, settings.sensitivity, progress)
+        found = measure_sensitivity(workspace, settings.sensitivity, progress, settings.goal.budget.accuracy_drop)
     write_sensitivity(found, settings.folder)
     write_heatmap(found, settings.folder / "sensitivity.png")
     _say(sensitivity_table(found, max(MINIMUM_WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from autocompress.heatmap import heat_values, write_heatmap
 from autocompress.problem import Effect
 from autocompress.progress import Progress
 from autocompress.quality import Quality
+from autocompress.regions import RegionPolicy
 from autocompress.sensitivity import LayerSensitivity, OptionSensitivity, Sensitivity, measure_sensitivity
 from autocompress.sensitivity_files import write_sensitivity
 from autocompress.sensitivity_table import sensitivity_table
@@ -101,23 +103,65 @@ def test_milliseconds_are_timed_once_for_options_that_compute_alike(workspace: W
         assert None not in times
 
 
-def made_up(*rows: tuple[str, float, int, int]) -> Sensitivity:
-    """Layers with one option each: name, divergence, bytes saved, multiply-accumulates."""
+def made_up(*rows: tuple[str, float, float, int], allowed: float = 0.01) -> Sensitivity:
+    """Layers with one option each: name, divergence, drop, bytes saved."""
     layers = [
-        LayerSensitivity(name, 4 * saved, macs, (OptionSensitivity("int8", name, 1, Effect(loss, 0.0, 10), saved, None),))
-        for name, loss, saved, macs in rows
+        LayerSensitivity(name, 4 * saved, 100, (OptionSensitivity("int8", name, 1, Effect(loss, drop, 10), saved, None),))
+        for name, loss, drop, saved in rows
     ]
-    return Sensitivity(layers, [name for name, *_ in reversed(rows)], Quality(), 64)
+    return Sensitivity(layers, [name for name, *_ in reversed(rows)], Quality(), 64, allowed)
 
 
-def test_a_layer_is_left_alone_when_it_loses_more_than_it_can_give() -> None:
-    rest = [(f"rest{index}", 1.0, 100, 100) for index in range(16)]
-    found = made_up(("cheap/one", 40.0, 1, 1), ("a:b", 40.0, 1, 1), ("large", 40.0, 1000, 1), ("slow", 40.0, 1, 1000), *rest)
-    assert found.leave_alone == ["cheap/one", "a:b"]  # 40 of 176 is 23 %, an even share 5 %, `large` holds 38 %
-    assert found.override == "space.exclude=[cheap/one,'a:b']"
-    assert made_up(*rest).leave_alone == []
-    assert made_up(("broken", math.inf, 1000, 1000), *rest).leave_alone == ["broken"]
-    assert "nothing to leave alone" in sensitivity_table(made_up(*rest))
+HARMLESS = [(f"rest{index}", 1e-4, 0.0, 100) for index in range(16)]
+
+
+def test_a_layer_is_left_alone_when_it_surely_costs_more_than_half_of_the_allowed_drop() -> None:
+    unlucky = ("unlucky", 0.1, 1 / 64, 100)  # one image of 64 may be chance
+    rows = [("broken", math.inf, math.inf, 0), ("useless", 0.9, 0.5, 0), ("a:b", 0.5, 0.3, 1), ("c/d", 0.4, 0.2, 100), unlucky]
+    found = made_up(*rows, *HARMLESS)
+    assert found.leave_alone == ["broken", "a:b", "c/d"]  # `useless` saves nothing that could be had
+    assert found.override == "space.exclude=[broken,'a:b',c/d]"
+    assert made_up(*rows, *HARMLESS, allowed=0.2).leave_alone == ["broken", "a:b"]  # 0.3 - 2 sqrt(0.3 / 64) = 0.16
+    table = sensitivity_table(found)
+    rule = (
+        "* none of its options runs, or each that saves anything surely costs more than 0.50 points alone (50% of the allowed"
+    )
+    assert rule in " ".join(table.split())
+
+
+def test_the_most_sensitive_of_harmless_layers_is_not_left_alone() -> None:
+    found = made_up(("first", 100.0, 0.0, 1), *HARMLESS)
+    assert found.leave_alone == []
+    assert "nothing to leave alone" in sensitivity_table(found)
+
+
+def test_one_good_option_is_enough() -> None:
+    bad, good = (
+        OptionSensitivity(label, "x", i, Effect(loss, drop, 10), 5, None)
+        for i, (label, loss, drop) in enumerate([("int4", 0.9, 0.5), ("int8", 1e-3, 0.0)])
+    )
+    for options, expected in (((bad, good), []), ((bad,), ["x"])):
+        assert Sensitivity([LayerSensitivity("x", 20, 9, options)], ["x"], Quality(), 64).leave_alone == expected
+
+
+def test_regions_of_operators_have_rows(workspace: Workspace, tmp_path: Path) -> None:
+    bench = workspace.bench
+    (add,) = (op.name for op in bench.graph.ops if op.op_type == "Add")
+    options = (RegionPolicy(), RegionPolicy("float", (add,)), RegionPolicy("integer", (add,)))
+    space = replace(workspace.space, ops={"Add.x": options})
+    found = measure_sensitivity(replace(workspace, space=space), SETTINGS, Quiet(), 0.02)
+    region = next(row for row in found.layers if row.name == "ops/Add.x")
+    assert [option.label for option in region.options] == ["operators float", "operators integer"]
+    built = bench.build(space.alone("ops/Add.x", 2), tmp_path / "option.onnx").artifact
+    ours, theirs = (outputs(p, bench.task.sets["calibration"].inputs[:48]) for p in (built.path, bench.graph.path))
+    expected = (ours - theirs).var(axis=1).mean() / theirs.var(axis=1).mean()
+    assert region.options[1].effect.divergence == pytest.approx(expected, rel=1e-3)
+    assert region.options[0].effect.divergence < 1e-9 < expected
+    assert found.order[-1] == "ops/Add.x"
+    assert found.labels[-2:] == ["operators float", "operators integer"]
+    assert "ops/Add.x" not in found.leave_alone
+    assert "ops/Add.x" in sensitivity_table(found)
+    assert "1.00 points alone (50% of the allowed 2.00 points)" in found.rule
 
 
 def large(layers: int, options: int) -> Sensitivity:
@@ -161,13 +205,13 @@ def test_the_picture_is_small_and_shows_layers_as_the_file_has_them(tmp_path: Pa
     write_heatmap(found, tmp_path / "heat.png")
     assert (tmp_path / "heat.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "heat.png").stat().st_size < 300_000
-    two = made_up(("b", 2.0, 1, 1), ("a", 1.0, 1, 1))
+    two = made_up(("b", 2.0, 0.0, 1), ("a", 1.0, 0.0, 1))
     assert heat_values(two).tolist() == [[1.0], [2.0]]
-    write_heatmap(made_up(("broken", math.inf, 1, 1)), tmp_path / "broken.png")
+    write_heatmap(made_up(("broken", math.inf, math.inf, 1)), tmp_path / "broken.png")
 
 
 def test_files_hold_the_same_figures_and_a_file_that_does_not_run_has_none(tmp_path: Path) -> None:
-    write_sensitivity(made_up(("broken", math.inf, 7, 1), ("good", 0.5, 8, 1)), tmp_path)
+    write_sensitivity(made_up(("broken", math.inf, math.inf, 7), ("good", 0.5, 0.0, 8)), tmp_path)
     written = json.loads((tmp_path / "sensitivity.json").read_text())
     rows = list(csv.DictReader((tmp_path / "sensitivity.csv").read_text().splitlines()))
     assert [row["options"][0]["divergence"] for row in written["layers"]] == [None, 0.5]
