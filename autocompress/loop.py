@@ -44,7 +44,7 @@ class SearchSettings:
         start: built-in policies to try first, for at most half of the trials: `none`; `uniform`: one for each bit-width and
             mode; `rules`: those, mixes of them, and each way of pruning; `tables`: the uniform ones, then the best by the
             measured effects of single options.
-        keep: candidates' files that stay: none, pareto (the front of accuracy, latency and size), all.
+        keep: candidates' files that stay, in `candidates/<study>`: none, pareto (the front of accuracy, latency and size), all.
         finalists: best trials whose files are measured again, longer, before one is chosen.
         recoverable_drop: loss of accuracy beyond the budget that recoveries for finalists (fine-tuning) may win back; longer
             training wins back more.
@@ -116,7 +116,8 @@ def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener:
     kept = recovery_seconds(recoveries, settings.finalists, settings.timeout)
     ending = Ending(settings.trials, settings.timeout, settings.patience, policies, kept)
     batches = _batches(run, space)
-    incumbent = Incumbent(run.bench, candidate_path(run.folder, 0).with_name("incumbent.onnx"))
+    candidates = candidates_folder(run.folder, study)
+    incumbent = Incumbent(run.bench, candidates / "incumbent.onnx")
     run.progress.begin_trials(Quality.of(run.bench.components.metric), settings.timeout, kept)
     try:
         while (reason := ending.reason(history)) is None:
@@ -126,11 +127,11 @@ def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener:
             ending.proposed(known=record.kind == "repeated", expected_gain=gain)
             listener(record)
             run.progress.trial(record, history.count, settings.trials, history.leader)
-            _clean(run, history)
+            _clean(candidates, settings.keep, history)
     except KeyboardInterrupt:
         study.close_interrupted()
         history = History(run.goal.objective, study.records())
-        _clean(run, history)
+        _clean(candidates, settings.keep, history)
         return Outcome(history.records, True, ending.stopped(history), ending.deadline)
     return Outcome(history.records, False, reason, ending.deadline)
 
@@ -139,7 +140,8 @@ def _next(run: SearchRun, study: SearchStudy, space: SearchSpace, history: Histo
     """One trial, stored."""
     trial = study.ask()
     kind, policy = trial.user_attrs.get(KIND, "trial"), space.policy(trial.params)
-    record, statistics = _measure(run, trial.number, kind, policy, history, incumbent)
+    path = candidate_path(candidates_folder(run.folder, study), trial.number)
+    record, statistics = _measure(run, path, trial.number, kind, policy, history, incumbent)
     study.tell(trial, record)
     history.add(record)
     if statistics is not None and history.leader is record:
@@ -163,20 +165,24 @@ def _enqueue(study: SearchStudy, space: SearchSpace, batches: Iterator[Sequence[
             study.enqueue_seed(space.indices(policy))
 
 
-def candidate_path(folder: Path, number: int) -> Path:
-    """Where the file of a trial lies while it is needed."""
-    return folder / "candidates" / f"t{number:04d}.onnx"
+def candidates_folder(folder: Path, study: SearchStudy) -> Path:
+    """Where the files of a study's trials lie while they are needed; studies that share a folder number theirs alike."""
+    return folder / "candidates" / study.name
+
+
+def candidate_path(candidates: Path, number: int) -> Path:
+    """The file of a trial."""
+    return candidates / f"t{number:04d}.onnx"
 
 
 def _measure(
-    run: SearchRun, number: int, kind: Kind, policy: Policy, history: History, incumbent: Incumbent
+    run: SearchRun, path: Path, number: int, kind: Kind, policy: Policy, history: History, incumbent: Incumbent
 ) -> tuple[TrialRecord, Statistics | None]:
     """Measure the policy, or copy the figures when the very same policy was measured before."""
     known = history.known(policy)
     if known is not None:
         return replace(known, number=number, kind="repeated", reason=f"same policy as trial {known.number}", seconds={}), None
-    path, budget = candidate_path(run.folder, number), run.goal.budget
-    return run_trial(run.bench, policy, budget, lambda: _rivals(run, history, incumbent), number, kind, path)
+    return run_trial(run.bench, policy, run.goal.budget, lambda: _rivals(run, history, incumbent), number, kind, path)
 
 
 def _rivals(run: SearchRun, history: History, incumbent: Incumbent) -> list[Rival]:
@@ -191,10 +197,10 @@ def _rivals(run: SearchRun, history: History, incumbent: Incumbent) -> list[Riva
     return rivals
 
 
-def _clean(run: SearchRun, history: History) -> None:
+def _clean(candidates: Path, keep: str, history: History) -> None:
     """Remove candidates' files that are not to be kept."""
-    kept = {"none": [], "pareto": history.front, "all": history.records}[run.settings.keep]
+    kept = {"none": [], "pareto": history.front, "all": history.records}[keep]
     numbers = {record.number for record in kept}
-    for path in (run.folder / "candidates").glob("t*.onnx"):
+    for path in candidates.glob("t*.onnx"):
         if int(path.stem[1:]) not in numbers:
             path.unlink(missing_ok=True)

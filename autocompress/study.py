@@ -16,6 +16,7 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from autocompress.budget import Budget
+from autocompress.finished_trials import add_finished
 from autocompress.record import DIRECTIONS, Kind, Objective, TrialRecord, objective_values
 from autocompress.sisters import judged_again
 from autocompress.space import SearchSpace
@@ -101,18 +102,19 @@ class SearchStudy:
         known = {record.policy.digest for record in self.records() if record.state != "failed"}
         sisters = [(sister.study_name, record) for sister in self._sisters(family) for record in _records(sister)]
         new = [record for record in judged_again(sisters, budget) if record.policy.digest not in known]
-        for number, record in enumerate(new, start=len(self._trials())):
-            self._add(replace(record, number=number))
+        add_finished(
+            self._study, [self._frozen(replace(record, number=n)) for n, record in enumerate(new, len(self._trials()))]
+        )
 
     def _sisters(self, family: str) -> Iterator[optuna.Study]:
         for summary in optuna.get_all_study_summaries(self._study._storage, include_best_trial=False):
             if summary.study_name != self.name and summary.user_attrs.get(FAMILY) == family:
                 yield optuna.load_study(study_name=summary.study_name, storage=self._study._storage)
 
-    def _add(self, record: TrialRecord) -> None:
-        """Store a finished trial in one transaction: all of it, or nothing when the process is killed."""
+    def _frozen(self, record: TrialRecord) -> FrozenTrial:
+        """A finished trial as Optuna has it."""
         is_complete = record.state == "complete"
-        trial = create_trial(
+        return create_trial(
             state=_STATES[record.state],
             values=objective_values(self._objective, record.measurement) if is_complete else None,
             params=self._space.indices(record.policy),
@@ -120,7 +122,6 @@ class SearchStudy:
             user_attrs={KIND: record.kind, RECORD: record.to_dict()},
             constraints=dict(record.violations),
         )
-        self._study.add_trial(trial)
 
     def _trials(self) -> Sequence[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)

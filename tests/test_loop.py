@@ -103,7 +103,7 @@ class Search:
         return study.get_trials()
 
     def files(self) -> list[int]:
-        return sorted(int(path.stem[1:]) for path in (self.folder / "candidates").glob("*"))
+        return sorted(int(path.stem[1:]) for path in (self.folder / "candidates").glob("*/t*.onnx"))
 
 
 def measured(records: list[TrialRecord]) -> list[TrialRecord]:
@@ -308,10 +308,21 @@ def test_file_that_another_trial_beats_leaves_the_front(search: Search, keep: st
 
 
 def test_kept_file_is_the_one_that_was_measured(search: Search) -> None:
-    records = search.run(2, keep="all").records
-    assert [sha256_of(search.folder / f"candidates/t000{record.number}.onnx") for record in records] == [
-        r.sha256 for r in records
-    ]
+    records, folder = search.run(2, keep="all").records, search.folder / "candidates" / search.study().name
+    assert [sha256_of(folder / f"t000{record.number}.onnx") for record in records] == [r.sha256 for r in records]
+
+
+def test_studies_in_one_folder_keep_their_own_files(search: Search) -> None:
+    first = search.run(2, keep="all").records
+    folder = search.folder / "candidates" / search.study().name
+    search.goal = Goal("accuracy", Budget(size_ratio=0.9))
+    second = search.run(4, keep="all").records
+    assert [record.kind for record in second[:2]] == ["imported"] * 2
+    assert {path.stem: sha256_of(path) for path in folder.iterdir()} == {f"t000{r.number}": r.sha256 for r in first}
+    other = search.folder / "candidates" / search.study().name
+    measured_here = {f"t000{r.number}": r.sha256 for r in second if r.is_measured}
+    assert {path.stem: sha256_of(path) for path in other.iterdir()} == measured_here
+    assert len(measured_here) == 2
 
 
 def test_ctrl_c_in_a_trial_ends_with_what_is_known(search: Search) -> None:

@@ -187,7 +187,7 @@ def test_fp32_file_computes_what_the_module_computes(answer: SearchResult, tiny:
 
 def test_files_of_all_trials_are_kept(answer: SearchResult, folder: Path) -> None:
     kept = {f"t{record.number:04d}.onnx": record.sha256 for record in answer.records if record.seconds}
-    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder / "candidates").iterdir()}
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder / "candidates").glob("*/*")}
     assert found == kept
 
 
@@ -251,7 +251,7 @@ def test_infeasible_names_the_limit_that_binds(tiny_task: Task, tmp_path: Path) 
     assert written["binding_constraint"] == {"name": "size_ratio", "limit": 0.01, "smallest_met": min(sizes)}  # type: ignore[type-var]
     assert written["best"]["size_ratio"] == min(sizes)  # type: ignore[type-var]
     assert written["best"]["accuracy"] == pytest.approx(right(tmp_path / "best/model.onnx", tiny_task, "report").mean())
-    assert not (tmp_path / "candidates").exists() or not list((tmp_path / "candidates").iterdir())
+    assert not list((tmp_path / "candidates").glob("*/*"))
 
 
 def test_not_worth_it_ships_fp32(tiny_task: Task, tmp_path: Path) -> None:
