@@ -32,6 +32,7 @@ class CostModel:
         self._size = SizeModel(graph, groups, space, effects)
         self.features = LatencyFeatures(graph, groups, capabilities)
         self._rows: dict[bytes, NDArray[np.float64]] = {}
+        self._fitted: tuple[Sequence[Observation], LatencyModel] | None = None
 
     def predict(self, choices: Choices, known: Choices, sizes: NDArray[np.float64], observed: Sequence[Observation]) -> Costs:
         """Costs of N policies.
@@ -43,8 +44,14 @@ class CostModel:
         """
         whole = float(len(self._graph.data))
         size, size_spread = self._size.predict(choices, known, sizes)
-        latency, latency_spread = LatencyModel.fit(self.features, observed).predict_features(self._latency_features(choices))
+        latency, latency_spread = self._latency(observed).predict_features(self._latency_features(choices))
         return Costs(size / whole, size_spread / whole, latency, latency_spread)
+
+    def _latency(self, observed: Sequence[Observation]) -> LatencyModel:
+        """The model, fitted once for the questions of one proposal."""
+        if self._fitted is None or self._fitted[0] != observed:
+            self._fitted = observed, LatencyModel.fit(self.features, observed)
+        return self._fitted[1]
 
     def latency_error(self, trials: Sequence[Observation], probes: Sequence[Observation]) -> str:
         """Mean error and rank correlation of the trials' latencies, each predicted from all other measurements."""

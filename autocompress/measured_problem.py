@@ -52,6 +52,7 @@ class MeasuredProblem(Problem):
     journal: Journal
     progress: Progress
     _figures: dict[int, Measurement] = field(default_factory=dict)
+    _rows: dict[int, Choices] = field(default_factory=dict)
     _observations: dict[int, Observation] = field(default_factory=dict)
 
     @property
@@ -71,7 +72,7 @@ class MeasuredProblem(Problem):
     def costs(self, choices: Choices, trials: Sequence[FrozenTrial]) -> Costs:
         """Predicted size and latency."""
         known = [(trial, figures) for trial in trials[-LATEST:] if (figures := self.measured(trial))]
-        sized = [(self.choices(trial.params), figures.size_bytes) for trial, figures in known if figures.size_bytes is not None]
+        sized = [(self._row(trial), figures.size_bytes) for trial, figures in known if figures.size_bytes is not None]
         rows = np.concatenate([row for row, _ in sized]) if sized else np.zeros((0, len(self.parameters)), dtype=np.int64)
         sizes = np.array([size for _, size in sized], dtype=np.float64)
         observed = [self._observation(trial, figures.latency) for trial, figures in known if figures.latency is not None]
@@ -81,6 +82,11 @@ class MeasuredProblem(Problem):
         """Timed files of single options, measured when the first proposals are finished."""
         proposed = sum(trial.user_attrs.get(KIND, "trial") == "trial" for trial in trials)
         return self.probes.observed if proposed >= UNTIMED or "probes" in self.__dict__ else []
+
+    def _row(self, trial: FrozenTrial) -> Choices:
+        if trial.number not in self._rows:
+            self._rows[trial.number] = self.choices(trial.params)
+        return self._rows[trial.number]
 
     def _observation(self, trial: FrozenTrial, latency: Latency) -> Observation:
         if trial.number not in self._observations:

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from autocompress import Latency, LayerPolicy, Measurement, Policy, SyntheticProblem
+from autocompress.record import Objective
 from autocompress.space import SearchSpace
 from autocompress.trial import Bench
 from benchmarks.efficiency_figure import at_times, draw, p_value, summary
 from benchmarks.evaluation_cache import EvaluationCache
 from benchmarks.hypervolume import REFERENCE, hypervolume
 from benchmarks.integer_program import integer_program
+from benchmarks.long_study import seconds_of_trials
 
 
 def made_up(seed: int, count: int = 12) -> list[Measurement]:
@@ -107,3 +109,10 @@ def test_curves_are_compared_at_equal_trials_and_at_equal_time(tmp_path: Path) -
     assert np.isnan(p_value(np.ones(1), np.zeros(1)))
     draw([*slow, *fast], "tiny", tmp_path / "figure.png")
     assert 1_000 < (tmp_path / "figure.png").stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("objective", ["accuracy", "pareto"])
+def test_a_made_up_study_is_as_long_as_it_is_asked_for(objective: Objective) -> None:
+    found = seconds_of_trials(objective, 12)
+    assert len(found) == 12
+    assert all(wall > 0 and processor > 0 for wall, processor in found)

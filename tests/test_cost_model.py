@@ -18,6 +18,7 @@ from autocompress.channels import ChannelGroups
 from autocompress.compress import LayerDatabase
 from autocompress.device import Device
 from autocompress.effects import Journal, SensitivitySettings, measure_effects
+from autocompress.latency_model import LatencyFeatures, LatencyModel, Observation
 from autocompress.measured_problem import UNTIMED, MeasuredProblem
 from autocompress.policy import Policy
 from autocompress.probes import LATENCY
@@ -80,6 +81,26 @@ def test_effects_are_those_of_the_files(cut_bench: Bench, space: SearchSpace, tm
     assert effect.size_bytes == artifact.size_bytes
     assert effect.divergence == pytest.approx(error / signal, rel=1e-3)
     assert effect.drop == pytest.approx((theirs.argmax(1) == labels).mean() - (ours.argmax(1) == labels).mean())
+
+
+def test_the_latency_model_is_fitted_once_for_all_questions_of_a_proposal(
+    problem: MeasuredProblem, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, fit, fitted = random_rows(space, 4), LatencyModel.fit, list[int]()
+
+    def counted(features: LatencyFeatures, observed: Sequence[Observation]) -> LatencyModel:
+        fitted.append(len(observed))
+        return fit(features, observed)
+
+    monkeypatch.setattr(LatencyModel, "fit", counted)
+    first, part = problem.costs(rows, []), problem.costs(rows[:2], [])
+    np.testing.assert_array_equal(part.latency_ratio, first.latency_ratio[:2])
+    none, sizes = rows[:0], np.zeros(0)
+    slow = [Observation(space.policy(problem.indices(row)), 2.0, 0.01) for row in rows]
+    learned = [problem._costs.predict(rows, none, sizes, [*slow]) for _ in range(2)]
+    assert fitted == [0, 4]
+    assert (learned[1].latency_ratio > first.latency_ratio).all()
+    np.testing.assert_array_equal(learned[0].latency_ratio, learned[1].latency_ratio)
 
 
 def test_options_of_fp32_do_nothing(problem: MeasuredProblem) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from autocompress_plugins.knapsack import Knapsack
 from autocompress_plugins.knapsack.candidates import at_prices, mutants, neighbours
-from autocompress_plugins.knapsack.goal import DropLink, Front
+from autocompress_plugins.knapsack.goal import DropLink, Front, _undominated
 from autocompress_plugins.knapsack.surrogate import LossSurrogate
 from autocompress_plugins.tpe import Tpe
 
@@ -92,6 +92,18 @@ def test_a_proposal_is_fast_at_sixty_layers_and_three_hundred_trials() -> None:
     start = time.process_time()
     problem.ask(study)
     assert time.process_time() - start < 0.6  # asked for: 0.2 s on an idle core
+
+
+def test_points_that_no_other_beats() -> None:
+    """Against every pair; a point that is there twice counts once."""
+    random = np.random.default_rng(0)
+    points = random.random((300, 3)).round(1)
+    no_worse = (points[:, None] <= points[None]).all(axis=2)
+    beaten = (no_worse & ~no_worse.T).any(axis=0)
+    expected = sorted(map(tuple, np.unique(points[~beaten], axis=0)))
+    assert sorted(map(tuple, _undominated(points))) == expected
+    assert 1 < len(expected) < 100
+    assert len(_undominated(np.zeros((0, 3)))) == 0
 
 
 def test_prices_find_the_best_for_the_costs_it_has() -> None:

@@ -80,7 +80,8 @@ class Front:
 
     def __init__(self, measured: Sequence[Measurement], baseline: Measurement, random: np.random.Generator) -> None:
         self._worst = np.array([WORST_DROP * abs(baseline.accuracy or 1.0), 1.0, 1.0])
-        points = np.array([[m.accuracy_drop, m.latency_ratio, m.size_ratio] for m in measured], dtype=np.float64).reshape(-1, 3)
+        figures = [[m.accuracy_drop, m.latency_ratio, m.size_ratio] for m in measured]
+        points = _undominated(np.array(figures, dtype=np.float64).reshape(-1, 3))
         best = np.minimum(points.min(axis=0, initial=np.inf), self._worst) if len(points) else np.zeros(3)
         low = np.array([min(best[0], 0.0), 0.7 * best[1], 0.7 * best[2]])
         samples = low + random.random((SAMPLES, 3)) * (self._worst - low)
@@ -93,6 +94,20 @@ class Front:
         return gained
 
 
+def _undominated(points: Array) -> Array:
+    """The points that no other is better than; they dominate all that the points do."""
+    found = points[np.lexsort(points.T[::-1])]  # no later one is better than an earlier one
+    place = 0
+    while place < len(found):
+        worse = (found[place + 1 :] >= found[place]).all(axis=1)
+        found = np.concatenate([found[: place + 1], found[place + 1 :][~worse]])
+        place += 1
+    return found
+
+
 def _dominated(samples: Array, points: Array) -> NDArray[np.bool_]:
     """Whether each sample is at least as bad as each point in everything: shape (samples, points)."""
-    return np.asarray((samples[:, None, :] >= points[None, :, :]).all(axis=2))
+    found = np.ones((len(samples), len(points)), dtype=np.bool_)
+    for ours, theirs in zip(samples.T.copy(), points.T, strict=True):  # figure by figure: many times faster than all at once
+        found &= ours[:, None] >= theirs
+    return found

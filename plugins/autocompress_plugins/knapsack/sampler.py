@@ -72,11 +72,13 @@ class _Known:
 
     Attributes:
         missed: sum of what it is over the limits.
+        score: for the goal, lower is better.
     """
 
     row: NDArray[np.int64]
     figures: Measurement
     missed: float
+    score: float
 
 
 class _Memory:
@@ -106,7 +108,14 @@ class _Memory:
         if figures is None or figures.divergence is None:
             return None
         missed = sum(max(0.0, excess) for excess in self._problem.budget.violations(figures).values())
-        return _Known(self.row(trial), figures, missed)
+        return _Known(self.row(trial), figures, missed, _score(self._problem, figures))
+
+
+def _score(problem: Problem, figures: Measurement) -> float:
+    latency, size = figures.latency_ratio or 1.0, figures.size_ratio or 1.0
+    scores = {"accuracy": figures.divergence or 0.0, "latency": latency, "size": size}
+    pareto = float(np.log(latency * size)) + 8 * (figures.accuracy_drop or 0.0)
+    return scores.get(problem.objective, pareto)
 
 
 class _Proposal:
@@ -140,8 +149,7 @@ class _Proposal:
         costs, loss = self._costs(row[None]), self._surrogate.predict(row[None])
         if self._problem.objective == "pareto":
             return float(self._front.gain(self._link.drop(loss), costs)[0]) / TOLD_APART["pareto"]
-        within = [known for known in self._known if not known.missed]
-        best = min(within, key=self._rank).figures if within else None
+        best = next((known.figures for known in map(self._known.__getitem__, self._order_known) if not known.missed), None)
         if best is None:
             return float("inf")
         before = np.array([best.divergence or 0.0])
@@ -216,16 +224,15 @@ class _Proposal:
         """The best trials, for the goal; none yet: the most precise policy."""
         if not self._known:
             return np.zeros((1, len(self._sizes)), dtype=np.int64)
-        order = np.argsort([self._rank(known) for known in self._known], kind="stable")
-        return np.array([self._known[index].row for index in order[:PARENTS]])
+        return np.array([self._known[index].row for index in self._order_known[:PARENTS]])
 
-    def _rank(self, known: _Known) -> float:
-        """What is missed of the budget counts most."""
-        figures = known.figures
-        latency, size = figures.latency_ratio or 1.0, figures.size_ratio or 1.0
-        scores = {"accuracy": figures.divergence or 0.0, "latency": latency, "size": size}
-        pareto = np.log(latency * size) + 8 * (figures.accuracy_drop or 0.0)
-        return 1e3 * known.missed + float(scores.get(self._problem.objective, pareto + self._random.normal()))
+    @cached_property
+    def _order_known(self) -> NDArray[np.intp]:
+        """The trials whose losses are known, the best first; what is missed of the budget counts most."""
+        scores = np.array([known.missed * 1e3 + known.score for known in self._known])
+        if self._problem.objective == "pareto":
+            scores = scores + self._random.normal(size=len(scores))  # another part of the front each time
+        return np.argsort(scores, kind="stable")
 
     def _variations(self) -> Choices:
         return mutants(self._parents, self._sizes, MUTANTS, self._random)

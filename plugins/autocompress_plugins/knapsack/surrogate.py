@@ -66,8 +66,8 @@ class LossSurrogate:
     def predict(self, choices: Choices) -> Array:
         """Posterior mean, shape (M,)."""
         single, (ours, weights) = self._table_sums(choices), self._evidence
-        covariance = self._additive(choices, single, ours) + self._residual(choices, single.sum(axis=1))
-        total: Array = single.sum(axis=1) + covariance @ weights
+        additive = self._additive(choices, single, ours) @ weights
+        total: Array = single.sum(axis=1) + additive + self._residual(choices, single.sum(axis=1), weights)
         return np.asarray(np.maximum(total, 0.0))
 
     def draw(self, random: np.random.Generator, spread: float) -> tuple[Array, Array]:
@@ -88,7 +88,7 @@ class LossSurrogate:
     def drawn(self, tables: Array, weights: Array, choices: Choices) -> Array:
         """Losses of policies under a draw, shape (M,)."""
         single = self._table_sums(choices).sum(axis=1)
-        total: Array = tables[np.arange(choices.shape[1]), choices].sum(axis=1) + self._residual(choices, single) @ weights
+        total: Array = tables[np.arange(choices.shape[1]), choices].sum(axis=1) + self._residual(choices, single, weights)
         return np.asarray(np.maximum(total, 0.0))
 
     def _shift(self, ours: Array, weights: Array) -> Array:
@@ -106,13 +106,25 @@ class LossSurrogate:
         covariance: Array = PARAMETER_ERROR**2 * single @ ours.T + OPTION_ERROR**2 * equal
         return covariance
 
-    def _residual(self, choices: Choices, predicted: Array) -> Array:
-        """Covariance of the residual of M policies with the measured ones, shape (M, N)."""
-        ours, theirs = (self._spread_out(rows, np.ones(rows.shape)) for rows in (choices, self._choices))
-        equal = ours @ theirs.T
-        sizes = RESIDUAL**2 * np.outer(predicted, self._table_sums(self._choices).sum(axis=1))
-        covariance: Array = sizes * np.exp((equal - choices.shape[1]) / REACH)
-        return covariance
+    def _residual(self, choices: Choices, predicted: Array, weights: Array) -> Array:
+        """Covariance of the residual of M policies with the measured ones, times weights of shape (N,): shape (M,)."""
+        return RESIDUAL**2 * predicted * (self._likeness(choices) @ (self._expected * weights))
+
+    def _likeness(self, choices: Choices) -> Array:
+        """Correlation of the residual of M policies with that of the measured ones, shape (M, N)."""
+        equal = self._spread_out(choices, np.ones(choices.shape)) @ self._marks.T
+        found: Array = np.exp((np.arange(choices.shape[1] + 1) - choices.shape[1]) / REACH)[equal.astype(np.intp)]
+        return found
+
+    @cached_property
+    def _marks(self) -> NDArray[np.float32]:
+        """The measured policies, spread out."""
+        return self._spread_out(self._choices, np.ones(self._choices.shape))
+
+    @cached_property
+    def _expected(self) -> Array:
+        """What the tables say of the measured policies, shape (N,)."""
+        return np.asarray(self._table_sums(self._choices).sum(axis=1))
 
     def _spread_out(self, choices: Choices, values: Array) -> NDArray[np.float32]:
         """The value of each parameter at the place of its option, 0 elsewhere: shape (M, parameters * options).
@@ -127,14 +139,14 @@ class LossSurrogate:
 
     @cached_property
     def _noise(self) -> Array:
-        predicted = self._table_sums(self._choices).sum(axis=1)
-        noise: Array = NOISE * np.maximum(predicted, self._losses) + 1e-9
+        noise: Array = NOISE * np.maximum(self._expected, self._losses) + 1e-9
         return noise
 
     @cached_property
     def _factor(self) -> tuple[Array, bool]:
         ours = self._table_sums(self._choices)
-        covariance = self._additive(self._choices, ours, ours) + self._residual(self._choices, ours.sum(axis=1))
+        residual = RESIDUAL**2 * np.outer(self._expected, self._expected) * self._likeness(self._choices)
+        covariance = self._additive(self._choices, ours, ours) + residual
         factor: tuple[Array, bool] = cho_factor(covariance + np.diag(np.square(self._noise)), lower=True)
         return factor
 
