@@ -114,7 +114,7 @@ class Calibration:
     def __init__(self, task: Task, graph: BaseGraph, components: Components, folder: Path, seed: int = 0) -> None:
         self._task, self._graph, self._components = task, graph, components
         self._folder, self._seed = folder, seed
-        self._grids: dict[int, Mapping[str, Range]] = {}
+        self._grids: dict[tuple[int, str], Mapping[str, Range]] = {}
 
     def stats(self, layer: Layer) -> LayerStats:
         """The statistics of a layer."""
@@ -126,18 +126,26 @@ class Calibration:
 
     @property
     def ranges(self) -> Mapping[str, Range]:
-        """Grid of 8 bits of each tensor that some policy may quantize."""
+        """Grid of 8 bits of each tensor that some policy may quantize, by the configured observer."""
         return self.grids(ACTIVATION_BITS)
 
-    def grids(self, bits: int) -> Mapping[str, Range]:
-        """Grid of 8 or 16 bits of each tensor that some policy may quantize."""
-        if bits not in self._grids:
-            found = {name: observer.range(bits) for name, observer in self._observed[0].items()}
-            joined = dict(self._components.observer.joined(found))
-            shares = {op.output for op in self._graph.ops if op.op_type in SHARES}
-            joined |= {name: (0.0, min(joined[name][1], 1.0)) for name in shares & joined.keys()}
-            self._grids[bits] = {name: Range.of(*ends, bits) for name, ends in joined.items()}
-        return self._grids[bits]
+    def grids(self, bits: int, observer: str | None = None) -> Mapping[str, Range]:
+        """Grid of 8 or 16 bits of each tensor that some policy may quantize.
+
+        Args:
+            observer: one of `Components.observers`; None: the configured one.
+        """
+        key = bits, observer or self._components.observer.name
+        if key not in self._grids:
+            self._grids[key] = self._found_grids(*key)
+        return self._grids[key]
+
+    def _found_grids(self, bits: int, observer: str) -> dict[str, Range]:
+        found = {name: watching.range(bits) for name, watching in self._observed[0][observer].items()}
+        joined = dict(self._components.observers[observer].joined(found))
+        shares = {op.output for op in self._graph.ops if op.op_type in SHARES}
+        joined |= {name: (0.0, min(joined[name][1], 1.0)) for name in shares & joined.keys()}
+        return {name: Range.of(*ends, bits) for name, ends in joined.items()}
 
     def input_mean(self, layer: Layer) -> Tensor:
         """Mean input patch: (groups, d); zeros for an embedding."""
@@ -164,13 +172,16 @@ class Calibration:
         return min(GRADIENT_BATCH, len(self._task.sets["calibration"]))
 
     @cached_property
-    def _observed(self) -> tuple[dict[str, Observer], dict[str, _Moments]]:
+    def _observed(self) -> tuple[dict[str, dict[str, Observer]], dict[str, _Moments]]:
+        """Observers by name and tensor, and moments by layer, from one pass over the data."""
         names = quantizable(self._graph, self._components.target.capabilities())
-        observers = {name: dataclasses.replace(self._components.observer) for name in names}  # type: ignore[type-var]
+        configured = self._components.observers.items()
+        observers = {which: {name: dataclasses.replace(one) for name in names} for which, one in configured}  # type: ignore[type-var]
         moments: dict[str, _Moments] = {}
         for batch, values in enumerate(self._activations(names)):
-            for name, observer in observers.items():
-                observer.update(values[name])
+            for watching in observers.values():
+                for name, observer in watching.items():
+                    observer.update(values[name])
             for layer in self._graph.layers.values():
                 if layer.kind != EMBEDDING:
                     self._add_moments(moments, layer, values[layer.input], batch)

@@ -32,6 +32,7 @@ class Candidate:
         integer: names of the nodes that are meant to compute in integers.
         encodings: layer to how its weight is stored.
         modes: layer whose weight has codes to how it computes.
+        quantized: activation tensor to the tensor whose grid it uses.
     """
 
     artifact: Artifact
@@ -40,6 +41,7 @@ class Candidate:
     integer: frozenset[str]
     encodings: Mapping[str, str]
     modes: Mapping[str, Activation] = field(default_factory=dict)
+    quantized: Mapping[str, str] = field(default_factory=dict)
 
 
 def build(graph: BaseGraph, policy: Policy, compressed: CompressedModel, capabilities: Capabilities, path: Path) -> Candidate:
@@ -47,7 +49,8 @@ def build(graph: BaseGraph, policy: Policy, compressed: CompressedModel, capabil
     placement = place(graph, policy, capabilities)
     lowered = lower(graph, compressed, placement, capabilities)
     save(lowered.model, path)
-    return Candidate(Artifact.of(path, "onnx"), policy, compressed, placement.integer, lowered.encodings, placement.modes)
+    parts = (placement.integer, lowered.encodings, placement.modes, placement.quantized)
+    return Candidate(Artifact.of(path, "onnx"), policy, compressed, *parts)
 
 
 def placement_warnings(graph: BaseGraph, candidate: Candidate, integer: frozenset[str]) -> tuple[str, ...]:
@@ -90,6 +93,7 @@ def _row(graph: BaseGraph, candidate: Candidate, name: str) -> LayerRow:
         weight_mean=float(weight.mean()),
         structure=policy.structure if policy.prunes else "",
         activation=candidate.modes.get(name, ""),
+        observer=candidate.policy.observers.get(candidate.quantized.get(layer.input, ""), ""),
     )
 
 

@@ -309,6 +309,13 @@ class Components:
     target: Target
     sampler: Sampler
     recoveries: Sequence[Recovery] = field(default_factory=tuple)
+    searched_observers: Mapping[str, Observer] = field(default_factory=dict)
+    """Those that the search may choose for a tensor instead of the configured `observer`."""
+
+    @property
+    def observers(self) -> Mapping[str, Observer]:
+        """All that may give a tensor's range, the configured one first."""
+        return {self.observer.name: self.observer, **self.searched_observers}
 
     @property
     def slow_recoveries(self) -> Sequence[Recovery]:

@@ -70,9 +70,12 @@ class LayerDatabase:
             if name in cuts or policy.layers.get(name, LayerPolicy()) != LayerPolicy()
         }
         quantized = place(self._graph, policy, self._components.target.capabilities()).quantized
-        bits = {source: policy.tensors.get(source, INTEGER_BITS) for source in quantized.values()}
-        ranges = {source: self._calibration.grids(width)[source] for source, width in bits.items()}
+        ranges = {source: self._grid(source, policy) for source in quantized.values()}
         return CompressedModel(layers=layers, ranges=ranges, kept=kept)
+
+    def _grid(self, tensor: str, policy: Policy) -> Range:
+        bits, observer = policy.tensors.get(tensor, INTEGER_BITS), policy.observers.get(tensor)
+        return self._calibration.grids(bits, observer)[tensor]
 
     def _check(self, policy: Policy) -> None:
         decisions: list[LayerPolicy | ChannelPolicy] = [*policy.layers.values(), *policy.channels.values()]
@@ -81,6 +84,7 @@ class LayerDatabase:
             "channel group": (policy.channels, self._groups),
             "quantizer": ({layer.quantizer for layer in policy.layers.values()} - {None}, self._components.quantizers),
             "pruner": ({decision.pruner for decision in decisions if decision.prunes}, self._components.pruners),
+            "observer": (set(policy.observers.values()), self._components.observers),
         }
         for kind, (given, known) in names.items():
             unknown = sorted(str(name) for name in given if name not in known)

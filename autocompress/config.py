@@ -245,12 +245,19 @@ def _components(schema: BaseSchema, registry: Registry) -> Components:
         target=cast(Target, _one(schema, "target", registry)),
         sampler=cast(Sampler, _one(schema, "sampler", registry)),
         recoveries=tuple(_several(schema, "recover", registry).values()),
+        searched_observers=_searched_observers(schema, registry),
         trackers=tuple(_several(schema, "tracking", registry).values()),
     )
 
 
 def _several(schema: BaseSchema, kind: str, registry: Registry) -> dict[str, Any]:
     return {name: _instance(kind, name, values, registry) for name, values in getattr(schema, kind).items()}
+
+
+def _searched_observers(schema: BaseSchema, registry: Registry) -> dict[str, Observer]:
+    """Those of `search.observers` besides the configured one, with their default settings."""
+    names = [name for name in dict.fromkeys(schema.search.observers) if name not in schema.observer]
+    return {name: cast(Observer, _instance("observer", name, {}, registry)) for name in names}
 
 
 def _instance(kind: str, name: str, values: Any, registry: Registry) -> Any:

@@ -8,14 +8,15 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from autocompress.errors import AutocompressError, ConfigError
+from autocompress.observers import in_effect
 from autocompress.policy import Policy
 from autocompress.problem import Effect
 from autocompress.progress import Progress
-from autocompress.space import SearchSpace
+from autocompress.space import OBSERVERS, SearchSpace
 from autocompress.trial import Bench
 
 
@@ -70,11 +71,45 @@ class Journal:
 def measure_effects(
     bench: Bench, space: SearchSpace, settings: SensitivitySettings, journal: Journal, progress: Progress
 ) -> dict[str, list[Effect]]:
-    """Parameter to the effect of each option; only what the journal does not hold is measured."""
+    """Parameter to the effect of each option; only what the journal does not hold is measured.
+
+    Where observers are searched, they come first, and everything else is measured with the best of them.
+    """
     if "calibration" not in bench.evaluator.reference:
         bench.evaluator.keep_reference(bench.graph, "calibration")
+    alone = {name: [space.alone(name, index) for index in range(count)] for name, count in space.sizes.items()}
+    ranges = {name: alone.pop(name) for name in space.sizes if name.startswith(OBSERVERS)}
+    watched = _tables(bench, ranges, settings, journal, progress)
+    best = space.policy({name: _mildest(options) for name, options in watched.items()}).observers
+    capabilities = bench.components.target.capabilities()
+    policies = {
+        name: [in_effect(bench.graph, replace(policy, observers=best), capabilities) for policy in options]
+        for name, options in alone.items()
+    }
+    found = _tables(bench, policies, settings, journal, progress)
+    largest = max((effect.size_bytes for options in found.values() for effect in options), default=len(bench.graph.data))
+    return found | {name: _excess(options, largest) for name, options in watched.items()}
+
+
+def _mildest(options: Sequence[Effect]) -> int:
+    return min(range(len(options)), key=lambda index: options[index].divergence)
+
+
+def _excess(options: Sequence[Effect], size_bytes: int) -> list[Effect]:
+    """What each observer does beyond the best one; a range costs no bytes."""
+    best = options[_mildest(options)]
+    losses = [0.0 if option.divergence == best.divergence else option.divergence - best.divergence for option in options]
+    return [Effect(loss, option.drop - best.drop, size_bytes) for loss, option in zip(losses, options, strict=True)]
+
+
+def _tables(
+    bench: Bench,
+    policies: Mapping[str, Sequence[Policy]],
+    settings: SensitivitySettings,
+    journal: Journal,
+    progress: Progress,
+) -> dict[str, list[Effect]]:
     what = f"effect on {settings.images}"
-    policies = {name: [space.alone(name, index) for index in range(count)] for name, count in space.sizes.items()}
     distinct = {policy.digest: policy for options in policies.values() for policy in options}
     missing = [policy for policy in distinct.values() if journal.get(what, policy) is None]
     start = time.monotonic()

@@ -13,6 +13,7 @@ from autocompress.errors import ConfigError
 from autocompress.history import History
 from autocompress.incumbent import Incumbent
 from autocompress.intervals import Statistics
+from autocompress.observers import in_effect
 from autocompress.policy import Policy, load_policy
 from autocompress.problem import Problem
 from autocompress.progress import Progress
@@ -44,6 +45,8 @@ class SearchSettings:
         start: built-in policies to try first, for at most half of the trials: `none`; `uniform`: one for each bit-width and
             mode; `rules`: those, mixes of them, and each way of pruning; `tables`: the uniform ones, then the best by the
             measured effects of single options.
+        observers: names of observers; for each activation tensor the search may take the range of one of them instead of the
+            configured one's. Empty: the configured observer gives every range.
         keep: candidates' files that stay, in `candidates/<study>`: none, pareto (the front of accuracy, latency and size), all.
         finalists: best trials whose files are measured again, longer, before one is chosen.
         recoverable_drop: loss of accuracy beyond the budget that recoveries for finalists (fine-tuning) may win back; longer
@@ -56,6 +59,7 @@ class SearchSettings:
     seed: int = 0
     seeds: list[str] = field(default_factory=list)
     start: str = "rules"
+    observers: list[str] = field(default_factory=list)
     keep: str = "none"
     finalists: int = 3
     recoverable_drop: float = 0.03
@@ -140,6 +144,7 @@ def _next(run: SearchRun, study: SearchStudy, space: SearchSpace, history: Histo
     """One trial, stored."""
     trial = study.ask()
     kind, policy = trial.user_attrs.get(KIND, "trial"), space.policy(trial.params)
+    policy = in_effect(run.bench.graph, policy, run.bench.components.target.capabilities())
     path = candidate_path(candidates_folder(run.folder, study), trial.number)
     record, statistics = _measure(run, path, trial.number, kind, policy, history, incumbent)
     study.tell(trial, record)

@@ -13,6 +13,7 @@ from autocompress.budget import Budget, Latency, Measurement
 from autocompress.cost_model import CostModel
 from autocompress.effects import Journal, SensitivitySettings, measure_effects
 from autocompress.latency_model import Observation
+from autocompress.observer_columns import ObserverColumns
 from autocompress.policy import Policy
 from autocompress.probes import Probes, time_options
 from autocompress.problem import Choices, Costs, Effect, Problem
@@ -88,6 +89,14 @@ class MeasuredProblem(Problem):
             self._rows[trial.number] = self.choices(trial.params)
         return self._rows[trial.number]
 
+    def canonical(self, choices: Choices) -> Choices:
+        """The observer of a tensor changes nothing where no layer makes the tensor integer."""
+        return self._observed.canonical(choices) if self.space.observers else choices
+
+    @cached_property
+    def _observed(self) -> ObserverColumns:
+        return ObserverColumns.of(self.space, self.effects())
+
     def _observation(self, trial: FrozenTrial, latency: Latency) -> Observation:
         if trial.number not in self._observations:
             self._observations[trial.number] = Observation.of(self.space.policy(trial.params), latency)
@@ -111,7 +120,7 @@ class MeasuredProblem(Problem):
         """What the tables alone say of a policy, as if effects added up; empty when they were not measured."""
         if "_effects" not in self.__dict__:
             return {}
-        row = self.choices(self.space.indices(policy))
+        row = self.canonical(self.choices(self.space.indices(policy)))
         costs = self.costs(row, [])
         effects = zip(self.effects().values(), row[0], strict=True)
         figures = {"divergence": sum(options[index].divergence for options, index in effects)}

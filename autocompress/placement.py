@@ -75,9 +75,10 @@ def check_decisions(graph: BaseGraph, policy: Policy, capabilities: Capabilities
     for name, precision in policy.ops.items():
         _require("operator", name, tuple(ops))
         _require(f"operator {name}: precision", precision, ops[name])
-    known = quantizable(graph, capabilities) if policy.tensors else ()
-    for name, bits in policy.tensors.items():
+    known = quantizable(graph, capabilities) if policy.tensors or policy.observers else ()
+    for name in (*policy.tensors, *policy.observers):
         _require("tensor", name, known)
+    for name, bits in policy.tensors.items():
         _require(f"tensor {name}: bits", bits, TENSOR_BITS)
 
 
@@ -115,7 +116,7 @@ def _asked(graph: BaseGraph, policy: Policy, capabilities: Capabilities, modes: 
     for op in graph.ops:
         if policy.ops.get(op.name) == "integer" and has_kernel(op, capabilities):
             yield from (name for name in op.inputs if _is_short(name, policy))
-    yield from (name for name, bits in policy.tensors.items() if INTEGER_BITS < bits < FLOAT_BITS)
+    yield from (name for name, bits in policy.tensors.items() if bits < FLOAT_BITS)
 
 
 def quantizable(graph: BaseGraph, capabilities: Capabilities) -> tuple[str, ...]:

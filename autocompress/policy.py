@@ -100,14 +100,16 @@ class Policy:
         channels: channel group name to the share removed; a group that is not named is kept whole.
         ops: name of an operator without weights to its precision: `integer` quantizes its inputs, `dynamic` (a product of two
             activations) finds their ranges at run time; not named: integer when all its inputs are quantized anyway.
-        tensors: activation tensor to its bits, 8, 16 or 32 (float); not named: 8. Only 8 bits have integer kernels: what reads
-            more computes in float.
+        tensors: activation tensor to its bits, 8, 16 or 32 (float): rounded even where nothing integer reads it; not named: 8
+            where something does. Only 8 bits have integer kernels: what reads more computes in float.
+        observers: quantized activation tensor to the observer that gives its range, where that is not the configured one.
     """
 
     layers: Mapping[str, LayerPolicy] = field(default_factory=dict)
     channels: Mapping[str, ChannelPolicy] = field(default_factory=dict)
     ops: Mapping[str, Precision] = field(default_factory=dict)
     tensors: Mapping[str, int] = field(default_factory=dict)
+    observers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def prunes(self) -> bool:
@@ -120,13 +122,14 @@ class Policy:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML and JSON."""
+        """Plain values for YAML and JSON. A policy without observers is written as before there were any: its digest stays."""
         return {
             "version": VERSION,
             "layers": {name: asdict(layer) for name, layer in self.layers.items()},
             "channels": {name: asdict(group) for name, group in self.channels.items()},
             "ops": dict(self.ops),
             "tensors": dict(self.tensors),
+            **({"observers": dict(self.observers)} if self.observers else {}),
         }
 
     @classmethod
@@ -145,6 +148,7 @@ class Policy:
                 channels={name: ChannelPolicy(**group) for name, group in values.get("channels", {}).items()},
                 ops=dict(values.get("ops", {})),
                 tensors=dict(values.get("tensors", {})),
+                observers=dict(values.get("observers", {})),
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise PolicyError(f"not a policy: {error}") from error

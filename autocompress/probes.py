@@ -17,7 +17,7 @@ from autocompress.errors import AutocompressError
 from autocompress.latency_model import LatencyFeatures, Observation
 from autocompress.policy import Policy
 from autocompress.progress import Progress
-from autocompress.space import SearchSpace
+from autocompress.space import OBSERVERS, SearchSpace
 from autocompress.trial import Bench
 
 LATENCY = "latency"
@@ -46,7 +46,8 @@ def time_options(
     bench: Bench, space: SearchSpace, features: LatencyFeatures, seconds: float, journal: Journal, progress: Progress
 ) -> Probes:
     """Time the file of each option alone against FP32; only what the journal does not hold is measured."""
-    policies = {name: [space.alone(name, index) for index in range(count)] for name, count in space.sizes.items()}
+    counts = {name: count for name, count in space.sizes.items() if not name.startswith(OBSERVERS)}  # they take no time
+    policies = {name: [space.alone(name, index) for index in range(count)] for name, count in counts.items()}
     keys = {name: [features.of(policy).tobytes() for policy in options] for name, options in policies.items()}
     distinct = {key: policy for name in policies for key, policy in zip(keys[name], policies[name], strict=True)}
     distinct.pop(features.of(Policy()).tobytes(), None)

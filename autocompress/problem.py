@@ -26,6 +26,8 @@ Choices = NDArray[np.int64]
 class Effect:
     """What one option does when everything else stays FP32 with all its channels, measured on calibration examples.
 
+    That of an observer is what it does beyond the best one for its tensors; all other options are measured with the best ones.
+
     Attributes:
         divergence: mean distance of the outputs from FP32's (`output_divergence`), at least 0.
         drop: of the metric, in its own unit, on the same examples.
@@ -77,6 +79,10 @@ class Problem(ABC):
     @abstractmethod
     def measured(self, trial: FrozenTrial) -> Measurement | None:
         """What a finished trial measured, as far as it got; None: nothing."""
+
+    def canonical(self, choices: Choices) -> Choices:
+        """The same policies, N rows, with each decision that changes nothing in them at its option of least effect."""
+        return choices
 
     def ratio_limits(self) -> dict[str, float]:
         """The budget's limits on `size_ratio` and `latency_ratio`, those in bytes and milliseconds among them."""

@@ -44,6 +44,7 @@ class LayerRow:
             weights were removed.
         structure: how single weights were removed: `unstructured` or `n:m`; empty: not at all.
         activation: how the layer computes when its weight has codes: `static`, `dynamic` or `float`; empty: it has none.
+        observer: gives the range of its quantized input, where that is not the configured one.
     """
 
     layer: str
@@ -61,6 +62,7 @@ class LayerRow:
     weight_mean: float
     structure: str = ""
     activation: str = ""
+    observer: str = ""
 
 
 @dataclass(frozen=True)

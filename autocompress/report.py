@@ -40,6 +40,7 @@ def result_dict(result: SearchResult) -> dict[str, Any]:
         "drop_upper": result.drop_upper,
         "drop_p": result.drop_p,
         "worst_classes": [vars(found) for found in worst_classes(result.changes.classes)],
+        "observers": dict(result.policy.observers),
         "predicted": dict(result.predicted),
         "selection_gap": result.selection_gap,
         "binding_constraint": None if constraint is None else vars(constraint),
@@ -116,7 +117,13 @@ def table(result: SearchResult) -> str:
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     drop, bounds = quality.difference(result.drop, digits=2), quality.difference(*result.drop_ci, digits=2)
     lines.append(f"drop {drop}, 95 % interval {bounds}, on {best.images} report examples")
-    more = (*_significance_line(result), *_classes_line(result), *_prediction_line(result), *_overlap_line(result))
+    more = (
+        *_significance_line(result),
+        *_classes_line(result),
+        *_observers_line(result),
+        *_prediction_line(result),
+        *_overlap_line(result),
+    )
     return "\n".join([f"status: {result.status}", *lines, *more, *result.reasons])
 
 
@@ -139,6 +146,12 @@ def _classes_line(result: SearchResult) -> list[str]:
     ]
     flips = len(result.changes.flips)
     return [f"{flips} examples changed their top choice; most was lost by {', '.join(worst)}"] if worst else []
+
+
+def _observers_line(result: SearchResult) -> list[str]:
+    """How many tensors have their range from another observer than the configured one; nothing where none does."""
+    counts = Counter(result.policy.observers.values()).most_common()
+    return [f"ranges of tensors by other observers: {', '.join(f'{count} {name}' for name, count in counts)}"] if counts else []
 
 
 def _prediction_line(result: SearchResult) -> list[str]:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TypeVar, get_args
 
 from autocompress.graph import Layer
+from autocompress.observers import merged_observers
 from autocompress.policy import FLOAT_BITS, Activation, ChannelPolicy, LayerPolicy, Policy, Precision
 from autocompress.regions import merged
 from autocompress.space import SearchSpace
@@ -26,9 +27,9 @@ _Option = TypeVar("_Option", LayerPolicy, ChannelPolicy)
 def seed_policies(space: SearchSpace, layers: Mapping[str, Layer], shares: Sequence[Shares] = ()) -> list[Policy]:
     """Uniform policies, mixes of neighbouring precisions, then each way of pruning alone on the most precise codes.
 
-    What sits between layers is tried in integers and in float, also with squeeze-excite blocks in float. The first and the last
-    layer are the ones that most often have to stay float. In a mix the large layers go to fewer bits first: they give the most
-    bytes, and small ones tend to be sensitive.
+    What sits between layers is tried in integers and in float, also with squeeze-excite blocks in float. Each observer is tried
+    wherever it may give a range. The first and the last layer are the ones that most often have to stay float. In a mix the
+    large layers go to fewer bits first: they give the most bytes, and small ones tend to be sensitive.
 
     Args:
         shares: ways of removing channels unevenly, each a pruner and the share of each group.
@@ -40,6 +41,7 @@ def seed_policies(space: SearchSpace, layers: Mapping[str, Layer], shares: Seque
     base = uniform[0] if uniform else {}
     policies = [_policy(choice) for choice in uniform]
     policies += [_policy(choice, ops=ops) for choice, ops in _between(space, base, layers)]
+    policies += [replace(_policy(base), observers=observers) for observers in _observers(space)] if base else []
     policies += [_policy(choice) for choice in [*edges, *mixes, *_pruned(space, base)]]
     policies += [_policy(base, cut) for cut in [*_uneven_cuts(space, shares), *_channel_cuts(space)]]
     return _distinct(policies)
@@ -83,6 +85,13 @@ def _between(space: SearchSpace, base: Choice, layers: Mapping[str, Layer]) -> l
 
 def _uniform_ops(space: SearchSpace, precision: Precision) -> dict[str, Precision]:
     return merged(option for options in space.ops.values() for option in options if option.precision == precision)
+
+
+def _observers(space: SearchSpace) -> list[dict[str, str]]:
+    """One for each observer but the configured one: it, wherever it is an option."""
+    options = [option for options in space.observers.values() for option in options]
+    names = dict.fromkeys(option.observer for option in options if option.observer is not None)
+    return [merged_observers(option for option in options if option.observer == name) for name in names]
 
 
 def _levels(space: SearchSpace) -> list[int]:

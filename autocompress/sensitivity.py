@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +18,7 @@ from autocompress.probes import Probes, time_options
 from autocompress.problem import Effect
 from autocompress.progress import Progress
 from autocompress.quality import Quality
-from autocompress.space import CHANNELS, OPS
+from autocompress.space import CHANNELS, OBSERVERS, OPS
 from autocompress.sure_drop import sure_drops
 from autocompress.workspace import Workspace
 
@@ -102,6 +102,7 @@ class Sensitivity:
         order: names of the same layers as the file has them.
         examples: calibration examples that each option was run on.
         allowed_drop: of the metric.
+        observers: tensor to what each observer that may give its range adds to the divergence beyond the best one.
     """
 
     layers: Sequence[LayerSensitivity]
@@ -109,6 +110,7 @@ class Sensitivity:
     quality: Quality
     examples: int
     allowed_drop: float = ALLOWED_DROP
+    observers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def rule(self) -> str:
@@ -166,6 +168,8 @@ def measure_sensitivity(
     probes = _probes(workspace, settings, progress)
     found = dict[str, list[OptionSensitivity]]()
     for parameter, column in effects.items():
+        if parameter.startswith(OBSERVERS):
+            continue
         found.setdefault(parameter.removeprefix(CHANNELS), []).extend(_options(workspace, parameter, column, probes))
     order = [name for name in [*graph.layers, *(OPS + kind for kind in workspace.space.ops)] if found.get(name)]
     layers = [_row(graph, name, found[name]) for name in order]
@@ -175,12 +179,21 @@ def measure_sensitivity(
         quality=Quality.of(evaluator.metric),
         examples=min(settings.images, len(evaluator.targets["calibration"])),
         allowed_drop=ALLOWED_DROP if allowed_drop is None else allowed_drop,
+        observers=_observers(workspace, effects),
     )
 
 
 def _row(graph: BaseGraph, name: str, options: Sequence[OptionSensitivity]) -> LayerSensitivity:
     layer = graph.layers.get(name)
     return LayerSensitivity(name, 4 * layer.parameters if layer else 0, layer.macs if layer else 0, tuple(options))
+
+
+def _observers(workspace: Workspace, effects: Mapping[str, Sequence[Effect]]) -> dict[str, dict[str, float]]:
+    configured = workspace.bench.components.observer.name
+    return {
+        name: {o.observer or configured: e.divergence for o, e in zip(options, effects[OBSERVERS + name], strict=True)}
+        for name, options in workspace.space.observers.items()
+    }
 
 
 def _probes(workspace: Workspace, settings: SensitivitySettings, progress: Progress) -> Probes:

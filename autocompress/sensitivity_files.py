@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,13 @@ def _content(found: Sensitivity) -> dict[str, Any]:
         "examples": found.examples,
         "leave_alone": {"rule": found.rule, "layers": found.leave_alone, "override": found.override},
         "layers": [_layer(layer) for layer in found.layers],
+        **({"observers": {name: _finite(losses) for name, losses in found.observers.items()}} if found.observers else {}),
     }
+
+
+def _finite(losses: Mapping[str, float]) -> dict[str, float | None]:
+    """None: the file does not run."""
+    return {name: loss if math.isfinite(loss) else None for name, loss in losses.items()}
 
 
 def _layer(layer: LayerSensitivity) -> dict[str, Any]:

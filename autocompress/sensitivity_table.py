@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from autocompress.sensitivity import LayerSensitivity, Sensitivity
@@ -77,11 +78,19 @@ def _notes(found: Sensitivity, width: int) -> Iterator[str]:
     unit = "squared error of the outputs, as a share of FP32's power"
     yield f"cells: {unit}, that option alone, mean of {found.examples} calibration examples; kB: the weight in FP32"
     yield "the divergence ranks; points of the metric are coarse on few examples" + _coarseness(found)
+    if found.observers:
+        yield _observers(found)
     if found.leave_alone:
         yield from textwrap.wrap(f"* {found.rule}; to leave these alone:", width)
         yield found.override
     else:
         yield from textwrap.wrap(f"nothing to leave alone; a layer would be, if {found.rule}", width)
+
+
+def _observers(found: Sensitivity) -> str:
+    best = Counter(min(losses, key=losses.__getitem__) for losses in found.observers.values())
+    counts = ", ".join(f"{count} {name}" for name, count in best.most_common())
+    return f"with the best observer of each tensor, where they differ: {counts} (what the others lose: sensitivity.json)"
 
 
 def _coarseness(found: Sensitivity) -> str:

@@ -14,10 +14,12 @@ import torch
 from optuna.distributions import BaseDistribution, IntDistribution
 from torch import Tensor
 
+from autocompress.calibration import Range
 from autocompress.channels import ChannelGroup, share_below
 from autocompress.components import Capabilities, Components, Quantizer
 from autocompress.errors import ConfigError, PolicyError
 from autocompress.graph import BaseGraph, Layer
+from autocompress.observers import ObserverPolicy, merged_observers, observer_options
 from autocompress.policy import FLOAT_BITS, UNSTRUCTURED, Activation, ChannelPolicy, LayerPolicy, Policy
 from autocompress.regions import RegionPolicy, merged, region_options
 from autocompress.sparsity import CHANNEL, n_of_m, share_removed
@@ -27,6 +29,9 @@ CHANNELS = "channels/"
 
 OPS = "ops/"
 """Prefix of the parameter of a kind of region: operators without weights between layers."""
+
+OBSERVERS = "observers/"
+"""Prefix of the parameter of a tensor whose range several observers may give."""
 
 SCOPES = ("layer", "global")
 
@@ -90,7 +95,7 @@ class SpaceSettings:
             raise ConfigError(f"space.channel_multiple={self.channel_multiple}: expected at least 1")
 
 
-Option = LayerPolicy | ChannelPolicy | RegionPolicy
+Option = LayerPolicy | ChannelPolicy | RegionPolicy | ObserverPolicy
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class SearchSpace:
     layers: Mapping[str, tuple[LayerPolicy, ...]]
     channels: Mapping[str, tuple[ChannelPolicy, ...]]
     ops: Mapping[str, tuple[RegionPolicy, ...]] = field(default_factory=dict)
+    observers: Mapping[str, tuple[ObserverPolicy, ...]] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -121,6 +127,7 @@ class SearchSpace:
         yield from self.layers.items()
         yield from ((CHANNELS + name, options) for name, options in self.channels.items())
         yield from ((OPS + name, options) for name, options in self.ops.items())
+        yield from ((OBSERVERS + name, options) for name, options in self.observers.items())
 
     def policy(self, indices: Mapping[str, int]) -> Policy:
         """The policy that Optuna's parameters stand for."""
@@ -130,16 +137,22 @@ class SearchSpace:
             layers={name: option for name, option in layers.items() if option != LayerPolicy()},
             channels={name: option for name, option in channels.items() if option != ChannelPolicy()},
             ops=merged(options[indices.get(OPS + name, 0)] for name, options in self.ops.items()),
+            observers=merged_observers(options[indices.get(OBSERVERS + name, 0)] for name, options in self.observers.items()),
         )
 
     def alone(self, name: str, index: int) -> Policy:
-        """The policy with one option of one parameter and FP32 for everything else."""
+        """The policy with one option of one parameter and FP32 for everything else.
+
+        An observer changes nothing in FP32: its tensor is rounded to 8 bits.
+        """
         if name.startswith(CHANNELS):
             group = name.removeprefix(CHANNELS)
             cut = self.channels[group][index]
             return Policy(channels={group: cut} if cut != ChannelPolicy() else {})
         if name.startswith(OPS):
             return Policy(ops=self.ops[name.removeprefix(OPS)][index].decisions)
+        if name.startswith(OBSERVERS):
+            return self.observers[name.removeprefix(OBSERVERS)][index].alone
         option = self.layers[name][index]
         return Policy({name: option} if option != LayerPolicy() else {})
 
@@ -165,12 +178,33 @@ class SearchSpace:
         regions = {OPS + name: _region_index(name, options, policy) for name, options in self.ops.items()}
         for name in policy.ops.keys() - {op for options in self.ops.values() for option in options for op in option.ops}:
             raise PolicyError(f"seed policy decides the operator '{name}'; it is not searched")
-        return {name: index for name, index in (layers | channels | regions).items() if name in self.distributions}
+        observers = {OBSERVERS + name: _observer_index(name, options, policy) for name, options in self.observers.items()}
+        for name in policy.observers.keys() - {t for options in self.observers.values() for t in options[0].tensors}:
+            raise PolicyError(f"seed policy decides the observer of '{name}'; it is not searched (search.observers)")
+        found = layers | channels | regions | observers
+        return {name: index for name, index in found.items() if name in self.distributions}
 
 
 def _speed(option: Option) -> object:
     """What of an option decides the time; integer kernels read stored codes of any width after they are expanded at load."""
+    if isinstance(option, ObserverPolicy):
+        return None
     return (option.quantizer is None, option.activation) if isinstance(option, LayerPolicy) else option
+
+
+def static_options(options: Sequence[LayerPolicy]) -> list[LayerPolicy]:
+    """The options of a layer that compute in integers on a fixed range, the mildest first."""
+    return [option for option in options if option.quantizer is not None and option.activation == "static"]
+
+
+def _observer_index(name: str, options: Sequence[ObserverPolicy], policy: Policy) -> int:
+    """One of the tensors that share a grid speaks for all: which of them has it depends on the policy."""
+    wanted = {policy.observers[tensor] for tensor in options[0].tensors if tensor in policy.observers}
+    for index, option in enumerate(options):
+        if wanted == ({option.observer} if option.observer else set()):
+            return index
+    offers = ", ".join(option.observer or "the configured one" for option in options)
+    raise PolicyError(f"seed policy asks {', '.join(wanted)} for the range of '{name}'; this space offers {offers}")
 
 
 def _region_index(name: str, options: Sequence[RegionPolicy], policy: Policy) -> int:
@@ -191,9 +225,17 @@ def _index(name: str, options: Sequence[LayerPolicy | ChannelPolicy], wanted: La
 
 
 def build_space(
-    graph: BaseGraph, components: Components, groups: Mapping[str, ChannelGroup], settings: SpaceSettings, scores: Scores
+    graph: BaseGraph,
+    components: Components,
+    groups: Mapping[str, ChannelGroup],
+    settings: SpaceSettings,
+    scores: Scores,
+    ranges: Mapping[str, Mapping[str, Range]] | None = None,
 ) -> SearchSpace:
     """All options that the target can use and that are smaller than a more precise one.
+
+    Args:
+        ranges: observers that may be chosen to the grids that they find, the configured one first; None: it is not searched.
 
     Raises:
         ConfigError: nothing is left to decide.
@@ -210,18 +252,13 @@ def build_space(
             f"quantizers={list(components.quantizers)}, pruners={list(components.pruners)}); "
             "expected at least one layer with two options"
         )
-    return SearchSpace(layers, channels, _op_options(graph, components, layers) if settings.ops else {})
-
-
-def _op_options(
-    graph: BaseGraph, components: Components, layers: Mapping[str, Sequence[LayerPolicy]]
-) -> dict[str, tuple[RegionPolicy, ...]]:
-    """What may be decided between layers, when some layer can be integer."""
-    static = {
-        name: [o for o in options if o.quantizer is not None and o.activation == "static"] for name, options in layers.items()
-    }
-    integer = Policy({name: options[0] for name, options in static.items() if options})
-    return region_options(graph, components.target.capabilities(), integer) if integer.layers else {}
+    integer = Policy({name: static_options(options)[0] for name, options in layers.items() if static_options(options)})
+    return SearchSpace(
+        layers=layers,
+        channels=channels,
+        ops=region_options(graph, components.target.capabilities(), integer) if integer.layers and settings.ops else {},
+        observers=observer_options(graph, components.target.capabilities(), integer, ranges) if ranges else {},
+    )
 
 
 def _is_included(name: str, settings: SpaceSettings) -> bool:

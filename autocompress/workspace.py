@@ -19,6 +19,7 @@ from autocompress.device import Device, open_device
 from autocompress.effects import Journal
 from autocompress.evaluation import Evaluator
 from autocompress.graph import BaseGraph
+from autocompress.policy import INTEGER_BITS
 from autocompress.preparation import prepare
 from autocompress.progress import Progress
 from autocompress.settings import Settings
@@ -71,7 +72,7 @@ def _prepared(task: Task, settings: Settings, device: Device, progress: Progress
         groups = _groups(task, graph, settings)
     with progress.stage("calibration"):
         bench = _bench(task, graph, groups, device, settings)
-        space = build_space(graph, settings.components, groups.groups, settings.space, bench.database)
+        space = _space(bench, settings)
         bench.calibration.observe()
     identity = _identity(task, graph, device, settings)
     measured_on = f"{settings.sensitivity.images} examples"
@@ -111,10 +112,16 @@ def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, 
     )
 
 
+def _space(bench: Bench, settings: Settings) -> SearchSpace:
+    names = [*settings.components.observers] if settings.components.searched_observers else []
+    ranges = {name: bench.calibration.grids(INTEGER_BITS, name) for name in names}
+    return build_space(bench.graph, bench.components, bench.groups, settings.space, bench.database, ranges)
+
+
 def _identity(task: Task, graph: BaseGraph, device: Device, settings: Settings) -> list[str]:
     """The device and its runtime are part of it: a latency, and even an accuracy, is only true where it was measured."""
     components = settings.components
     configured = [*components.quantizers.values(), *components.pruners.values(), *components.recoveries]
-    configured += [components.observer, components.metric, components.target]
+    configured += [components.observer, components.metric, components.target, *components.searched_observers.values()]
     described = json.dumps([{component.name: dataclasses.asdict(component)} for component in configured])  # type: ignore[call-overload]
     return [task.name, graph.digest, task.digest(), json.dumps(device.describe()), described]

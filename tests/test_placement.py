@@ -142,6 +142,12 @@ def test_a_tensor_in_more_bits_keeps_its_layers_in_float() -> None:
     assert set(wide_output.quantized) == {"a"}
 
 
+def test_a_tensor_that_is_named_is_rounded_even_where_all_is_float() -> None:
+    layers = [layer("a", "input", "a"), layer("b", "a", "b")]
+    found = placed(layers, [], Policy(tensors={"a": 8}))
+    assert (found.quantized, found.integer, found.barriers) == ({"a": "a"}, frozenset(), {"node_b": "a"})
+
+
 def test_an_operator_needs_all_its_tensors_in_8_bits() -> None:
     layers = [layer("a", "input", "a"), layer("b", "input", "b"), layer("c", "sum", "output")]
     ops = [Op("add", "Add", ("a", "b"), "sum")]

@@ -22,6 +22,7 @@ POLICY = Policy(
     },
     channels={"stem": ChannelPolicy("importance", 0.1 + 0.2)},
     ops={"n7": "float"},
+    observers={"relu_1": "percentile", "y": "minmax"},
 )
 SAVED = SavedPolicy(POLICY, model="1" * 64, state_sha256="2e5", artifact_sha256="ab")
 
@@ -102,11 +103,16 @@ def test_digest_is_equal_exactly_when_the_decisions_are() -> None:
     others = [
         Policy(),
         replace(POLICY, ops={}),
+        replace(POLICY, observers={}),
         replace(POLICY, channels={"stem": ChannelPolicy("importance", 0.3)}),
         replace(POLICY, layers={**POLICY.layers, "0": LayerPolicy("int8", 7)}),
         replace(POLICY, layers={**POLICY.layers, "on": LayerPolicy("int4", 4, "sparse", 0.3333)}),
     ]
     assert len({policy.digest for policy in [POLICY, *others]}) == 1 + len(others)
+
+
+def test_digest_of_a_policy_without_observers_is_what_it_was_before_there_were_any() -> None:
+    assert Policy({"stem": LayerPolicy("int8", 8)}, ops={"n7": "float"}).digest == "6560b3aed7415ac6"
 
 
 MALFORMED = {

@@ -92,10 +92,13 @@ class _Memory:
     def row(self, trial: FrozenTrial) -> NDArray[np.int64]:
         """Its policy, shape (parameters,)."""
         if not trial.state.is_finished():
-            return np.asarray(self._problem.choices(trial.params)[0])
+            return self._read_row(trial)
         if trial.number not in self._rows:
-            self._rows[trial.number] = self._problem.choices(trial.params)[0]
+            self._rows[trial.number] = self._read_row(trial)
         return self._rows[trial.number]
+
+    def _read_row(self, trial: FrozenTrial) -> NDArray[np.int64]:
+        return np.asarray(self._problem.canonical(self._problem.choices(trial.params))[0])
 
     def known(self, trial: FrozenTrial) -> _Known | None:
         """A finished trial's figures; None: its losses were not measured."""
@@ -125,8 +128,9 @@ class _Proposal:
         self._problem, self._memory, self._random = problem, memory, random
         self._finished = [trial for trial in trials if trial.state.is_finished()]
         self._tried = {memory.row(trial).tobytes() for trial in trials if trial.state != TrialState.WAITING}
-        if all(effects[0].divergence < NOTHING for effects in problem.effects().values()):
-            self._tried.add(np.zeros(len(problem.parameters), dtype=np.int64).tobytes())  # FP32 itself
+        fp32 = problem.canonical(np.zeros((1, len(problem.parameters)), dtype=np.int64))[0]
+        if all(options[index].divergence < NOTHING for options, index in zip(problem.effects().values(), fp32, strict=True)):
+            self._tried.add(fp32.tobytes())
         self._sizes = np.array(list(problem.parameters.values()))
         self._effects = list(problem.effects().values())
         self._spread = float(random.choice([0.0, 0.5, 1.0])) if len(self._known) > STATIC else 0.0
@@ -242,6 +246,7 @@ class _Proposal:
 
     def _pick(self, rows: Choices) -> NDArray[np.int64]:
         """The most promising policy that was not tried; if all were, any at random."""
+        rows = self._problem.canonical(rows)
         fresh = np.array([row for row in rows if row.tobytes() not in self._tried], dtype=np.int64)
         if not len(fresh):
             return np.array([self._random.integers(count) for count in self._sizes])

@@ -128,6 +128,7 @@ def params(record: TrialRecord) -> dict[str, str]:
         "pruners": _counts(layer.pruner for layer in layers if layer.sparsity > 0),
         "channel_pruners": _counts(group.pruner for group in record.policy.channels.values() if group.sparsity > 0),
         "float_ops": str(sum(precision == "float" for precision in record.policy.ops.values())),
+        "observers": _counts(record.policy.observers.values()),
         "policy": record.policy.digest,
     }
     return {key: value for key, value in found.items() if value}
