@@ -187,7 +187,7 @@ class Recovery(Component):
 
 
 class Observer(Component):
-    """Finds the range of one activation tensor. A fresh copy of the configured instance watches each tensor."""
+    """Finds the range of one activation tensor. A fresh copy of a configured instance watches each tensor."""
 
     @abstractmethod
     def update(self, batch: NDArray[np.float32]) -> None:
