@@ -22,6 +22,7 @@ from unittest import mock
 import numpy as np
 from autocompress_plugins.accuracy import Accuracy
 from autocompress_plugins.knapsack import Knapsack
+from autocompress_plugins.onnxruntime_cpu import OnnxRuntime
 
 from autocompress import Budget, LayerPolicy, Measurement, Policy, SyntheticProblem, TrialRecord
 from autocompress.loop import Goal, SearchRun, SearchSettings, run_trials
@@ -86,7 +87,9 @@ def seconds_of_trials(objective: Objective, trials: int) -> Sequence[tuple[float
     """Wall and processor seconds of each trial."""
     space = made_up_space()
     problem = EndlessProblem(space.sizes, objective, BUDGETS[objective])
-    bench: Any = SimpleNamespace(components=SimpleNamespace(slow_recoveries=[], metric=Accuracy()))
+    bench: Any = SimpleNamespace(
+        graph=None, components=SimpleNamespace(slow_recoveries=[], metric=Accuracy(), target=OnnxRuntime())
+    )
     ends = [(time.perf_counter(), time.process_time())]
     with tempfile.TemporaryDirectory() as name:
         settings = SearchSettings(trials=trials, start="none")
