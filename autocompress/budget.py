@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from autocompress.errors import BudgetError
@@ -13,7 +13,16 @@ from autocompress.errors import BudgetError
 class Latency:
     """Time of one inference, in milliseconds, and its ratio to the reference timed in the same rounds.
 
-    `ratio_low` and `ratio_high` bound the ratio's median with 95 % bootstrap confidence.
+    Attributes:
+        ratio, ratio_low, ratio_high: ratio of the percentile to the reference's, and its 95 % interval.
+        rounds, openings: how often all files were timed, and how often they were opened for that.
+        device: processor and machine type.
+        percentile: the percentile of the calls' times that counts.
+        percentile_ms: its milliseconds; None: those of the median.
+        missed: share of the calls that took longer than `budget.latency_ms`; None: there is no such limit.
+        wander: share by which the reference's time wandered during the measurement; 0: it did not.
+        environment: `id` of the environment (`autocompress.fingerprint`) that it was measured in; empty: not told.
+        load: processes that wanted to run, mean of a minute; None: not known.
     """
 
     median_ms: float
@@ -24,6 +33,33 @@ class Latency:
     ratio_high: float
     rounds: int
     device: str
+    openings: int = 1
+    percentile: float = 50.0
+    percentile_ms: float | None = None
+    missed: float | None = None
+    wander: float = 0.0
+    environment: str = ""
+    load: float | None = None
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds of the percentile that counts."""
+        return self.median_ms if self.percentile_ms is None else self.percentile_ms
+
+    @property
+    def ms_high(self) -> float:
+        """Upper end of its interval: the ratio's, since what moves both files alike is the machine, not the file."""
+        return self.ms * self.ratio_high / self.ratio
+
+    @property
+    def resolution(self) -> float:
+        """Of a file against itself: the relative difference that its interval holds."""
+        return max(self.ratio_high - 1, 1 - self.ratio_low)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is odd about the measurement."""
+        return (f"the machine's speed wandered by {self.wander:.0%} while latency was timed",) if self.wander else ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +83,13 @@ class Measurement:
     divergence: float | None = None
     accuracy_drop_spread: float | None = None
 
+    @property
+    def at_most(self) -> Measurement:
+        """The same with latencies at the upper ends of their intervals."""
+        if self.latency is None:
+            return self
+        return replace(self, latency_ms=self.latency.ms_high, latency_ratio=self.latency.ratio_high)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
@@ -65,8 +108,12 @@ class Budget:
     `accuracy_drop` is absolute and in the metric's own unit: a fraction for shares (0.01 is one point of accuracy), nats for
     `kl`, squared units of the target for `squared_error`.
 
+    Latencies and their ratios are of `latency_percentile` of the times of single inferences: 50 is the median, 95 is for use
+    in real time.
+
     Raises:
-        BudgetError: a limit is zero, negative or not finite (`accuracy_drop` may be zero).
+        BudgetError: a limit is zero, negative or not finite (`accuracy_drop` may be zero), or the percentile is below 50 or
+            not below 100.
     """
 
     size_bytes: float | None = None
@@ -74,8 +121,13 @@ class Budget:
     latency_ms: float | None = None
     latency_ratio: float | None = None
     accuracy_drop: float | None = None
+    latency_percentile: float = 50.0
 
     def __post_init__(self) -> None:
+        if not 50 <= self.latency_percentile < 100:
+            raise BudgetError(
+                f"budget.latency_percentile={self.latency_percentile}: expected 50 (median) or more, below 100; for example 95"
+            )
         for name, limit in self.limits().items():
             least = 0.0 if name == "accuracy_drop" else math.ulp(0.0)
             if not math.isfinite(limit) or limit < least:
@@ -83,7 +135,8 @@ class Budget:
 
     def limits(self) -> dict[str, float]:
         """The limits that are set, by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) is not None}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "latency_percentile"}
+        return {name: limit for name, limit in values.items() if limit is not None}
 
     def violations(self, measurement: Measurement) -> dict[str, float]:
         """Normalised excess over each set limit: at most 0 is within; 0.1 is ten per cent over.
@@ -99,3 +152,6 @@ class Budget:
             return 0.0
         unit = max(limit, 0.01) if name == "accuracy_drop" else limit
         return (value - limit) / unit
+
+
+NO_LIMITS = Budget()

@@ -82,19 +82,34 @@ def _verdict(
     if not finalists:
         return "not_worth_it", original, ["no candidate could be built and measured; FP32 ships"]
     best = min(finalists, key=lambda finalist: _misses_by(goal, finalist.measurement))
-    if not fits(goal, best.measurement) and not fits(goal, baseline):
-        return "infeasible", best, [_infeasible_reason(constraint)]
     if not fits(goal, best.measurement):
-        return "not_worth_it", original, [f"{_infeasible_reason(constraint)}; FP32 does, and ships"]
+        close = _close_calls(goal, best.measurement)
+        why = close or [_infeasible_reason(constraint)]
+        if fits(goal, baseline):
+            return "not_worth_it", original, [f"{why[0]}; FP32 is within it for sure, and ships"]
+        return ("unproven" if close else "infeasible"), best, why
     equal = best.policy == Policy() or rank(goal.objective, baseline) <= rank(goal.objective, best.measurement)
     if fits(goal, baseline) and equal:
         return "not_worth_it", original, [f"nothing beats FP32 on the objective '{goal.objective}'; FP32 ships"]
     return "feasible", best, []
 
 
+def _close_calls(goal: Goal, measurement: Measurement) -> list[str]:
+    """The limits that a measurement keeps but not with its whole interval; empty when it misses a limit anyway."""
+    likely, sure = (goal.budget.violations(figures) for figures in (measurement, measurement.at_most))
+    if any(excess > 0 for excess in likely.values()):
+        return []
+    limits = goal.budget.limits()
+    return [
+        f"{name} may be up to {getattr(measurement.at_most, name):.4g} (95 % interval), the budget is {limits[name]:.4g}"
+        for name, excess in sure.items()
+        if excess > 0
+    ]
+
+
 def _misses_by(goal: Goal, measurement: Measurement) -> tuple[float, ...]:
-    """Sort key: within the budget first, those by the objective; then what misses it by least."""
-    excess = sum(max(0.0, violation) for violation in goal.budget.violations(measurement).values())
+    """Sort key: within the budget for sure first, those by the objective; then what misses it by least."""
+    excess = sum(max(0.0, violation) for violation in goal.budget.violations(measurement.at_most).values())
     return (excess, *rank(goal.objective, measurement))
 
 

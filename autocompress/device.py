@@ -16,22 +16,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress import runner
-from autocompress.budget import Latency
+from autocompress.budget import NO_LIMITS, Budget, Latency
 from autocompress.components import Target
-from autocompress.errors import RuntimeCrashError
+from autocompress.errors import ConfigError, RuntimeCrashError
 
 
 @dataclass
 class TimingSettings:
-    """How long latency is measured.
+    """How latency is measured (`autocompress.timing`).
 
     Attributes:
-        seconds: at most so many seconds of rounds for one file beside the reference; each further file adds half.
-        precision: stop when the ratio's 95 % interval is within this share of it.
+        seconds: so many for one file beside the reference, each further file adds half; five openings of the files are timed at
+            least. A close decision about the budget, or a machine whose speed wanders, takes up to three times as long.
+        precision: stop when the half-width of the ratio's 95 % interval is within this share of it.
+        batch: examples of one inference.
+        lease_log: file on the device to which the start and end of each measurement are appended; empty: none.
     """
 
     seconds: float = 1.5
-    precision: float = 0.005
+    precision: float = 0.01
+    batch: int = 1
+    lease_log: str = ""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ConfigError(f"timing.batch={self.batch}: expected at least 1")
 
 
 class Device:
@@ -58,26 +67,39 @@ class Device:
         """Names of the nodes that the optimized graph computes in integers."""
         return frozenset(self._ask("integer_nodes", path=str(path), inputs=str(inputs)))
 
+    def environment(self) -> dict[str, Any]:
+        """What latencies depend on besides the files: `autocompress.fingerprint`."""
+        found: dict[str, Any] = self._ask("environment", threads=self._target.threads)
+        return found
+
     def latency(
-        self, reference: Path, candidate: Path, inputs: Path, timing: TimingSettings, limit: float | None = None
+        self, reference: Path, candidate: Path, inputs: Path, timing: TimingSettings, budget: Budget = NO_LIMITS
     ) -> Latency:
         """Time one file: `latencies` of one candidate."""
-        return self.latencies(reference, [candidate], inputs, timing, limit)[0]
+        return self.latencies(reference, [candidate], inputs, timing, budget)[0]
 
     def latencies(
-        self, reference: Path, candidates: Sequence[Path], inputs: Path, timing: TimingSettings, limit: float | None = None
+        self, reference: Path, candidates: Sequence[Path], inputs: Path, timing: TimingSettings, budget: Budget = NO_LIMITS
     ) -> list[Latency]:
         """Time files against the reference in the same interleaved rounds, with the target's threads.
 
         Args:
-            limit: timing stops early for a ratio whose 95 % interval lies wholly above it; None: never.
+            budget: its percentile is what is timed. Timing stops early for a file that is above a limit for sure, and goes on
+                while one cannot be told.
 
         Returns:
             One for each candidate, in their order.
         """
         paths = {"reference": str(reference), "candidates": [str(path) for path in candidates], "inputs": str(inputs)}
-        limits = {"threads": self._target.threads, "seconds": timing.seconds, "precision": timing.precision, "limit": limit}
-        return [Latency(**figures) for figures in self._ask("latencies", **paths, **limits)]
+        effort = {
+            "seconds": timing.seconds,
+            "precision": timing.precision,
+            "percentile": budget.latency_percentile,
+            "ratio_limit": budget.latency_ratio,
+            "ms_limit": budget.latency_ms,
+        }
+        how = {"threads": self._target.threads, "batch": timing.batch, "effort": effort, "lease_log": timing.lease_log}
+        return [Latency(**figures) for figures in self._ask("latencies", **paths, **how)]
 
     def close(self) -> None:
         """End the process."""

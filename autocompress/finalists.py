@@ -13,7 +13,6 @@ from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
 from autocompress.candidate import Candidate
 from autocompress.compress import CompressedModel
-from autocompress.device import TimingSettings
 from autocompress.errors import RuntimeCrashError
 from autocompress.evaluation import check_outputs
 from autocompress.loop import Goal, SearchRun
@@ -25,7 +24,7 @@ from autocompress.trial import Bench
 from autocompress.twin import module_twin, twin_outputs
 
 LONGER = 3.0
-"""Finalists are timed for so many times the seconds of a trial, each."""
+"""Finalists are timed for so many times the seconds of a trial, each, until they are known so many times better."""
 
 TWIN_IMAGES = 256
 """At most so many calibration examples are compared; few would make the agreement of an unsure model a matter of luck."""
@@ -92,10 +91,10 @@ def _timed(run: SearchRun, finalists: Sequence[Finalist], reasons: list[str]) ->
     if not finalists:
         return []
     bench = run.bench
-    longer = TimingSettings(bench.timing.seconds * LONGER, bench.timing.precision)
+    longer = replace(bench.timing, seconds=bench.timing.seconds * LONGER, precision=bench.timing.precision / LONGER)
     paths = [finalist.artifact.path for finalist in finalists]
     try:
-        found = bench.device.latencies(bench.graph.path, paths, bench.evaluator.inputs("example"), longer)
+        found = bench.device.latencies(bench.graph.path, paths, bench.evaluator.inputs("example"), longer, run.goal.budget)
     except RuntimeCrashError as error:
         if len(finalists) > 1:
             return [alone for finalist in finalists for alone in _timed(run, [finalist], reasons)]
@@ -105,7 +104,7 @@ def _timed(run: SearchRun, finalists: Sequence[Finalist], reasons: list[str]) ->
 
 
 def _with_latency(finalist: Finalist, latency: Latency) -> Finalist:
-    known = replace(finalist.measurement, latency=latency, latency_ms=latency.median_ms, latency_ratio=latency.ratio)
+    known = replace(finalist.measurement, latency=latency, latency_ms=latency.ms, latency_ratio=latency.ratio)
     return replace(finalist, measurement=known)
 
 
@@ -191,8 +190,8 @@ def could_recover(record: TrialRecord, budget: Budget, recoverable_drop: float) 
 
 
 def fits(goal: Goal, measurement: Measurement) -> bool:
-    """Whether a measurement keeps every limit."""
-    return all(excess <= 0 for excess in goal.budget.violations(measurement).values())
+    """Whether a measurement keeps every limit for sure: latencies by the upper ends of their intervals."""
+    return all(excess <= 0 for excess in goal.budget.violations(measurement.at_most).values())
 
 
 def _in_order(records: Sequence[TrialRecord], goal: Goal) -> list[TrialRecord]:

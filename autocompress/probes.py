@@ -6,12 +6,11 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from autocompress.budget import Latency
-from autocompress.device import TimingSettings
 from autocompress.effects import Journal
 from autocompress.errors import AutocompressError
 from autocompress.latency_model import LatencyFeatures, Observation
@@ -91,8 +90,8 @@ def _built(bench: Bench, policy: Policy, folder: Path) -> Path | None:
 
 def _latencies(bench: Bench, paths: Sequence[Path], seconds: float) -> list[Latency | None]:
     """Figures of each file; when the runtime fails, each alone, None for those that fail."""
-    timing = TimingSettings(seconds, bench.timing.precision)
+    timing, example = replace(bench.timing, seconds=seconds), bench.evaluator.inputs("example")
     try:
-        return list(bench.device.latencies(bench.graph.path, paths, bench.evaluator.inputs("example"), timing)) if paths else []
+        return list(bench.device.latencies(bench.graph.path, paths, example, timing, bench.no_limits)) if paths else []
     except AutocompressError:
         return [None] if len(paths) == 1 else [_latencies(bench, [path], seconds)[0] for path in paths]

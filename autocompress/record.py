@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autocompress.artifact import Artifact
-from autocompress.budget import Budget, Measurement
+from autocompress.budget import Budget, Latency, Measurement
 from autocompress.changes import Changes
 from autocompress.policy import Policy
 from autocompress.quality import Quality
@@ -79,6 +79,8 @@ class StudyContext:
         baseline: the FP32 file on the search set, latency against itself.
         versions: distribution to version (runtime, plugins, torch, optuna, ...).
         config: the settings as plain values, empty when called from Python.
+        environment: what latencies depend on besides the files: `autocompress.fingerprint`.
+        self_check: FP32's latency timed against itself.
     """
 
     id: str
@@ -96,6 +98,8 @@ class StudyContext:
     versions: Mapping[str, str]
     config: Mapping[str, Any] = field(default_factory=dict)
     percent: bool = True
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    self_check: Latency | None = None
 
     @property
     def quality(self) -> Quality:
@@ -201,9 +205,9 @@ class SearchResult:
     """The answer of a search.
 
     Attributes:
-        status: `feasible`: within the budget, shown on the report set; `unproven`: within on the search set, the report set
-            cannot show it; `infeasible`: nothing fits, the nearest is returned; `not_worth_it`: FP32 ships;
-            `interrupted`: stopped by the user, best so far.
+        status: `feasible`: within the budget, latencies with their whole intervals, accuracy shown on the report set;
+            `unproven`: within as far as measured, but not for sure; `infeasible`: nothing fits, the nearest is returned;
+            `not_worth_it`: FP32 ships; `interrupted`: stopped by the user, best so far.
         drop, drop_ci: accuracy of FP32 minus best on the report set, paired, with its 95 % interval.
         drop_upper: upper one-sided 90 % bound of the drop.
         drop_p: two-sided p of the paired test that FP32 and best are equally good on the report set.
@@ -214,6 +218,7 @@ class SearchResult:
         changes: which examples and classes of the report set changed.
         predicted: what the search's model said of best before it was measured: `divergence`, `size_ratio`, `latency_ratio`;
             empty when there was none.
+        environment, self_check: as in `StudyContext`.
     """
 
     status: Status
@@ -241,3 +246,5 @@ class SearchResult:
     drop_p: float = 1.0
     changes: Changes = field(default_factory=Changes)
     predicted: Mapping[str, float] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    self_check: Latency | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from autocompress.budget import Latency
 from autocompress.changes import write_changes
 from autocompress.class_drops import worst_classes
 from autocompress.quality import Quality
@@ -50,6 +51,8 @@ def result_dict(result: SearchResult) -> dict[str, Any]:
         "seconds_per_trial_median": median(seconds) if seconds else None,
         "versions": dict(result.versions),
         "device": result.device,
+        "environment": dict(result.environment),
+        "self_check": _self_check(result.self_check),
         "minimum_runtime": dict(result.minimum_runtime),
         "mask_overlap": {layer: vars(overlap) for layer, overlap in result.mask_overlap.items()},
     }
@@ -72,8 +75,23 @@ def _final_dict(final: Final) -> dict[str, Any]:
         "latency_ms_p95": latency.p95_ms if latency else None,
         "latency_ratio": figures.latency_ratio,
         "latency_ratio_ci": [latency.ratio_low, latency.ratio_high] if latency else None,
+        "latency_percentile": latency.percentile if latency else None,
+        "deadline_missed": latency.missed if latency else None,
+        "environment": latency.environment if latency else None,
+        "load": latency.load if latency else None,
         "sha256": final.artifact.sha256,
     }
+
+
+def _self_check(check: Latency | None) -> dict[str, Any] | None:
+    if check is None:
+        return None
+    return {"ratio": check.ratio, "ratio_ci": [check.ratio_low, check.ratio_high], "resolution": check.resolution}
+
+
+def resolution_note(check: Latency) -> str:
+    """How fine this machine tells latencies apart."""
+    return f"latencies that differ by less than {check.resolution:.1%} cannot be told apart on this machine"
 
 
 def write_result(result: SearchResult) -> Path:
@@ -108,8 +126,8 @@ def table(result: SearchResult) -> str:
         ),
         (
             "latency",
-            f"{base.latency.median_ms:.3f} ms",
-            f"{best.latency.median_ms:.3f} ms",
+            f"{base.latency.ms:.3f} ms",
+            f"{best.latency.ms:.3f} ms",
             times(best.latency.ratio, "faster", "slower"),
         ),
     ]
@@ -118,6 +136,7 @@ def table(result: SearchResult) -> str:
     drop, bounds = quality.difference(result.drop, digits=2), quality.difference(*result.drop_ci, digits=2)
     lines.append(f"drop {drop}, 95 % interval {bounds}, on {best.images} report examples")
     more = (
+        *_latency_lines(result),
         *_significance_line(result),
         *_classes_line(result),
         *_observers_line(result),
@@ -125,6 +144,18 @@ def table(result: SearchResult) -> str:
         *_overlap_line(result),
     )
     return "\n".join([f"status: {result.status}", *lines, *more, *result.reasons])
+
+
+def _latency_lines(result: SearchResult) -> list[str]:
+    """How sure the latency is; of FP32 there is no ratio."""
+    latency = result.best.measurement.latency
+    lines = [resolution_note(result.self_check)] if result.self_check else []
+    if latency is None or result.best_trial is None:
+        return lines
+    of = "" if latency.percentile == 50 else f" of percentile {latency.percentile:g}"
+    missed = "" if latency.missed is None else f"; {latency.missed:.1%} of the calls miss the deadline"
+    bounds = f"latency ratio{of} {latency.ratio:.3f}, 95 % interval {latency.ratio_low:.3f} to {latency.ratio_high:.3f}"
+    return [f"{bounds}{missed}", *lines, *latency.warnings]
 
 
 def _significance_line(result: SearchResult) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autocompress.artifact import Artifact
-from autocompress.budget import Budget, Measurement
+from autocompress.budget import Budget, Latency, Measurement
 from autocompress.channels import ChannelGroups
 from autocompress.conclusion import conclude
 from autocompress.graph import OPSET
@@ -23,7 +23,7 @@ from autocompress.progress import Progress
 from autocompress.quality import Quality
 from autocompress.record import Objective, SearchResult, StudyContext
 from autocompress.registry import Registry, load_registry
-from autocompress.report import write_result
+from autocompress.report import resolution_note, write_result
 from autocompress.reproducibility import mask_overlap
 from autocompress.settings import Settings
 from autocompress.study import SearchStudy, open_study
@@ -70,12 +70,14 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         workspace = stack.enter_context(open_workspace(task, settings, progress))
         bench, goal = workspace.bench, settings.goal
         with progress.stage("baseline"):
-            baseline = bench.baseline()
+            check = bench.self_check()
+            baseline = bench.baseline(check)
         progress.note(_described(baseline, Quality.of(settings.components.metric)))
+        progress.note(resolution_note(check))
         parts = (bench, workspace.space, settings.sensitivity, workspace.journal, progress)
         problem = MeasuredProblem(goal.objective, goal.budget, baseline, *parts)
         study = _study(workspace.identity, problem, settings)
-        context = _context(bench, study, baseline, settings, registry)
+        context = _context(bench, study, baseline, check, settings, registry)
         notify("autocompress_search_started", study=context, records=study.records())
         search_run = SearchRun(bench, goal, problem, settings.search, settings.folder, progress)
         tell = partial(notify, "autocompress_trial_finished", study=context)
@@ -112,7 +114,9 @@ def _study(identity: Sequence[str], problem: MeasuredProblem, settings: Settings
     return open_study(settings.folder / "study.db", identity, problem.space, problem.objective, problem.budget, sampler)
 
 
-def _context(bench: Bench, study: SearchStudy, baseline: Measurement, settings: Settings, registry: Registry) -> StudyContext:
+def _context(
+    bench: Bench, study: SearchStudy, baseline: Measurement, check: Latency, settings: Settings, registry: Registry
+) -> StudyContext:
     description = bench.device.describe()
     packages = ("torch", "optuna", "onnx-ir", "numpy")
     return StudyContext(
@@ -135,6 +139,8 @@ def _context(bench: Bench, study: SearchStudy, baseline: Measurement, settings: 
             **registry.versions(),
         },
         config=settings.plain,
+        environment=bench.device.environment(),
+        self_check=check,
     )
 
 
@@ -148,6 +154,8 @@ def _completed(
         seconds=seconds,
         versions=context.versions,
         device=context.device,
+        environment=context.environment,
+        self_check=context.self_check,
         minimum_runtime=_minimum_runtime(settings),
         reasons=[*result.reasons, *refused],
     )

@@ -1,45 +1,50 @@
 """The process that runs model files: times them, and computes their outputs.
 
 Self-contained: standard library and numpy only; the runtime comes through a session module given by its path. A crash of the
-runtime ends this process and costs one trial; the same file can be executed on another device.
+runtime ends this process and costs one trial.
+
+The same script can be executed on another device: copy `FILES`, which is this file and the three that it loads from its own
+folder, and the session module.
 
 Protocol: one JSON object a line. Request `{"do": name, ...arguments}`; answer `{"ok": value}` or `{"error": text}`.
 """
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import json
 import os
-import platform
-import random
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-Run = Callable[[Sequence[Any]], list[Any]]
-
-WARM_UP_SECONDS = 0.1
-WARM_UP_CALLS = 5
-BLOCK_SECONDS = 0.01
-MIN_ROUNDS = 11
-RESAMPLES = 400
-
 
 def load_module(path: str) -> Any:
-    """Import a session module from its file."""
-    spec = importlib.util.spec_from_file_location("autocompress_session", path)
+    """Import a self-contained module from its file."""
+    spec = importlib.util.spec_from_file_location(f"autocompress_{Path(path).stem}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+COMPANIONS = ("fingerprint", "lease", "timing")
+FILES = tuple(Path(__file__).with_name(f"{name}.py") for name in ("runner", *COMPANIONS))
+"""What travels to another device, into one folder."""
+
+if __package__:
+    from autocompress import fingerprint, lease, timing
+else:  # a script, whose folder is no place to import from: names there may hide other modules
+    fingerprint, lease, timing = (load_module(str(path)) for path in FILES[1:])
+
+Run = Callable[[Sequence[Any]], list[Any]]
 
 
 def load_session(target: Any, path: Path, threads: int, optimize: bool = True) -> Run:
@@ -56,7 +61,7 @@ class Runner:
 
     def describe(self) -> dict[str, str]:
         """Device and runtime."""
-        return {"device": device_name(), "runtime": self._session.version()}
+        return {"device": fingerprint.device_name(), "runtime": self._session.version()}
 
     def outputs(
         self, path: str, inputs: str, save: str, start: int, stop: int, batch: int, threads: int, optimize: bool
@@ -74,111 +79,37 @@ class Runner:
         names: list[str] = self._session.integer_nodes(path, [example], **self._options)
         return names
 
+    def environment(self, threads: int) -> dict[str, Any]:
+        """What latencies depend on besides the files."""
+        found: dict[str, Any] = fingerprint.fingerprint(threads, self._session.version())
+        return found
+
     def latencies(
         self,
         reference: str,
         candidates: Sequence[str],
         inputs: str,
         threads: int,
-        seconds: float,
-        precision: float,
-        limit: float | None,
+        batch: int,
+        effort: dict[str, Any],
+        lease_log: str,
     ) -> list[dict[str, Any]]:
-        """Time files against the reference in interleaved rounds on the first example."""
-        example = [np.ascontiguousarray(np.load(inputs, mmap_mode="r")[:1])]
-        cores = _pin(threads)
-        try:
-            runs = [self._session.load(path, threads, True, **self._options) for path in (reference, *candidates)]
-            return interleave(runs, example, seconds, precision, limit)
-        finally:
-            _unpin(cores)
+        """Time files against the reference on a batch of the first example, while nobody else measures on this device.
 
-
-def interleave(
-    runs: Sequence[Run], inputs: Sequence[Any], seconds: float, precision: float, limit: float | None = None
-) -> list[dict[str, Any]]:
-    """Time [reference, *candidates] in rounds of random order until every ratio is known well enough or the time is over.
-
-    Within a round all see the same machine, so the ratio of a candidate's median in the round to the reference's cancels drift
-    and neighbours. The ratio reported is the median over rounds, its 95 % interval a percentile bootstrap (Efron 1979).
-
-    Args:
-        seconds: for one candidate; several get as many rounds each.
-        precision: half-width of the interval, relative, at which a ratio is known well enough.
-        limit: a ratio whose whole interval lies above it is known well enough too.
-
-    Returns:
-        The figures of each candidate, in their order.
-    """
-    calls = [_warm_up(run, inputs) for run in runs]
-    samples: list[list[float]] = [[] for _ in runs]
-    ratios: list[list[float]] = [[] for _ in runs[1:]]
-    shuffle = random.Random(0)
-    end = time.perf_counter() + seconds * len(runs) / 2
-    gc.disable()
-    try:
-        while not _is_over(ratios, end, precision, limit):
-            medians = [0.0 for _ in runs]
-            for index in shuffle.sample(range(len(runs)), len(runs)):
-                block = _block(runs[index], inputs, calls[index])
-                samples[index].extend(block)
-                medians[index] = float(np.median(block))
-            for found, median in zip(ratios, medians[1:], strict=True):
-                found.append(median / medians[0])
-    finally:
-        gc.enable()
-    return [_figures(times, samples[0], found) for times, found in zip(samples[1:], ratios, strict=True)]
-
-
-def _is_over(ratios: Sequence[Sequence[float]], end: float, precision: float, limit: float | None) -> bool:
-    if len(ratios[0]) < MIN_ROUNDS:
-        return False
-    return time.perf_counter() >= end or all(_is_known(found, precision, limit) for found in ratios)
-
-
-def _is_known(ratios: Sequence[float], precision: float, limit: float | None) -> bool:
-    low, high = _interval(ratios)
-    return (high - low) / (2 * float(np.median(ratios))) <= precision or (limit is not None and low > limit)
-
-
-def _figures(times: Sequence[float], reference: Sequence[float], ratios: Sequence[float]) -> dict[str, Any]:
-    low, high = _interval(ratios)
-    return {
-        "median_ms": float(np.median(times)),
-        "p95_ms": float(np.percentile(times, 95)),
-        "reference_median_ms": float(np.median(reference)),
-        "ratio": float(np.median(ratios)),
-        "ratio_low": low,
-        "ratio_high": high,
-        "rounds": len(ratios),
-        "device": device_name(),
-    }
-
-
-def _warm_up(run: Run, inputs: Sequence[Any]) -> int:
-    """Run until caches and clocks have settled; returns the calls that fill one block."""
-    start, calls = time.perf_counter(), 0
-    while calls < WARM_UP_CALLS or time.perf_counter() - start < WARM_UP_SECONDS:
-        run(inputs)
-        calls += 1
-    return max(1, round(BLOCK_SECONDS * calls / (time.perf_counter() - start)))
-
-
-def _block(run: Run, inputs: Sequence[Any], calls: int) -> list[float]:
-    times = []
-    for _ in range(calls):
-        start = time.perf_counter_ns()
-        run(inputs)
-        times.append((time.perf_counter_ns() - start) / 1e6)
-    return times
-
-
-def _interval(ratios: Sequence[float]) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the median."""
-    values = np.asarray(ratios)
-    draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])
-    return float(low), float(high)
+        Args:
+            effort: fields of `timing.Effort`.
+        """
+        example = [np.repeat(np.load(inputs, mmap_mode="r")[:1], batch, axis=0)]
+        files = [partial(self._session.load, path, threads, True, **self._options) for path in (reference, *candidates)]
+        with lease.lease(lease.lease_path(), lease_log):
+            cores = _pin(threads)
+            try:
+                found = timing.measure(files, example, timing.Effort(**effort))
+            finally:
+                _unpin(cores)
+        environment = self.environment(threads)
+        stamp = {"device": environment["device"], "environment": environment["id"], "load": environment["load"]}
+        return [{**figures, **stamp} for figures in found]
 
 
 def _pin(threads: int) -> set[int] | None:
@@ -193,14 +124,6 @@ def _pin(threads: int) -> set[int] | None:
 def _unpin(cores: set[int] | None) -> None:
     if cores is not None:
         os.sched_setaffinity(0, cores)
-
-
-def device_name() -> str:
-    """Processor model and machine type, for people."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{model or 'CPU'} ({platform.machine()})"
 
 
 def serve(runner: Runner, requests: IO[str], answers: IO[str]) -> None:

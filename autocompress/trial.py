@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.artifact import Artifact
-from autocompress.budget import Budget, Measurement
+from autocompress.budget import Budget, Latency, Measurement
 from autocompress.calibration import Calibration
 from autocompress.candidate import Candidate, build, layer_rows, placement_warnings
 from autocompress.channels import ChannelGroup
@@ -83,7 +83,11 @@ class _Progress:
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything that turns a policy into a measured file. One for a run."""
+    """Everything that turns a policy into a measured file. One for a run.
+
+    Attributes:
+        latency_percentile: as the budget says; what single options and FP32 are timed by.
+    """
 
     task: Task
     graph: BaseGraph
@@ -95,6 +99,12 @@ class Bench:
     evaluator: Evaluator
     timing: TimingSettings
     settings: TrialSettings
+    latency_percentile: float = 50.0
+
+    @property
+    def no_limits(self) -> Budget:
+        """For timing what no limit is meant for."""
+        return Budget(latency_percentile=self.latency_percentile)
 
     def build(self, policy: Policy, path: Path) -> Candidate:
         """The file of a policy."""
@@ -120,21 +130,26 @@ class Bench:
             progress=progress,
         )
 
-    def baseline(self) -> Measurement:
-        """The FP32 file on the search set, its latency against itself."""
+    def self_check(self) -> Latency:
+        """The FP32 file timed against itself: differences within the interval are none on this machine."""
+        path = self.graph.path
+        return self.device.latency(path, path, self.evaluator.inputs("example"), self.timing, self.no_limits)
+
+    def baseline(self, check: Latency | None = None) -> Measurement:
+        """The FP32 file on the search set; its ratio to itself is 1, whatever its check against itself found."""
         self.evaluator.keep_reference(self.graph, "calibration")
         self.evaluator.keep_reference(self.graph, "search")
         statistics = self.evaluator.reference_statistics("search")
-        latency = self.device.latency(self.graph.path, self.graph.path, self.evaluator.inputs("example"), self.timing)
+        latency = check or self.self_check()
         return Measurement(
             size_bytes=len(self.graph.data),
             size_ratio=1.0,
-            latency_ms=latency.median_ms,
+            latency_ms=latency.ms,
             latency_ratio=1.0,
             accuracy=self.evaluator.metric.value(statistics),
             accuracy_drop=0.0,
             images=len(statistics),
-            latency=latency,
+            latency=replace(latency, ratio=1.0, ratio_low=1.0, ratio_high=1.0),
         )
 
 
@@ -183,8 +198,9 @@ def _pass_gates(
         progress.warnings = placement_warnings(bench.graph, candidate, nodes)
     with progress.at("latency"):
         inputs = bench.evaluator.inputs("example")
-        latency = bench.device.latency(bench.graph.path, path, inputs, bench.timing, limit=budget.latency_ratio)
-        progress.learn(latency=latency, latency_ms=latency.median_ms, latency_ratio=latency.ratio)
+        latency = bench.device.latency(bench.graph.path, path, inputs, bench.timing, budget)
+        progress.learn(latency=latency, latency_ms=latency.ms, latency_ratio=latency.ratio)
+        progress.warnings += latency.warnings
         _require(budget, progress.measurement, "latency_ms", "latency_ratio")
     with progress.at("accuracy"):
         _measure_accuracy(bench, path, rivals(), progress)

@@ -149,7 +149,8 @@ def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settin
         evaluator.keep_reference(graph, "report")
         reference = evaluator.reference_statistics("report")
         statistics = evaluator.statistics(path, "report", 0, len(reference))
-        latency = device.latency(graph.path, path, evaluator.inputs("example"), settings.timing)
+        latency = device.latency(graph.path, path, evaluator.inputs("example"), settings.timing, settings.goal.budget)
+        environment = device.environment()
     shutil.rmtree(evaluator.folder, ignore_errors=True)
     drop = paired_drop(components.metric, reference, np.asarray(statistics))
     artifact = Artifact.of(path, "onnx")
@@ -168,7 +169,10 @@ def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settin
         "latency_ms_p95": latency.p95_ms,
         "latency_ratio": latency.ratio,
         "latency_ratio_ci": (latency.ratio_low, latency.ratio_high),
+        "latency_percentile": latency.percentile,
+        "deadline_missed": latency.missed,
         "device": latency.device,
+        "environment": environment,
     }
 
 

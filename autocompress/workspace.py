@@ -17,6 +17,7 @@ from autocompress.components import Metric
 from autocompress.compress import LayerDatabase
 from autocompress.device import Device, open_device
 from autocompress.effects import Journal
+from autocompress.errors import ConfigError
 from autocompress.evaluation import Evaluator
 from autocompress.graph import BaseGraph
 from autocompress.policy import INTEGER_BITS
@@ -97,6 +98,8 @@ def _groups(task: Task, graph: BaseGraph, settings: Settings) -> ChannelGroups:
 
 def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, settings: Settings) -> Bench:
     components = settings.components
+    if graph.batch not in (None, settings.timing.batch):
+        raise ConfigError(f"timing.batch={settings.timing.batch}: this model's file takes batches of {graph.batch} only")
     calibration = Calibration(task, graph, components, settings.folder / "cache", settings.search.seed)
     return Bench(
         task=task,
@@ -109,6 +112,7 @@ def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, 
         evaluator=Evaluator.prepare(task, components.metric, graph, device, settings.folder / "cache"),
         timing=settings.timing,
         settings=settings.trial,
+        latency_percentile=settings.goal.budget.latency_percentile,
     )
 
 
@@ -123,5 +127,6 @@ def _identity(task: Task, graph: BaseGraph, device: Device, settings: Settings) 
     components = settings.components
     configured = [*components.quantizers.values(), *components.pruners.values(), *components.recoveries]
     configured += [components.observer, components.metric, components.target, *components.searched_observers.values()]
+    timed = {"batch": settings.timing.batch, "percentile": settings.goal.budget.latency_percentile}
     described = json.dumps([{component.name: dataclasses.asdict(component)} for component in configured])  # type: ignore[call-overload]
-    return [task.name, graph.digest, task.digest(), json.dumps(device.describe()), described]
+    return [task.name, graph.digest, task.digest(), json.dumps(device.describe() | timed), described]

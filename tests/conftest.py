@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import autocompress.calibration
-from autocompress.budget import Latency, Measurement
+from autocompress.budget import NO_LIMITS, Budget, Latency, Measurement
 from autocompress.calibration import Calibration
 from autocompress.candidate import Candidate, build
 from autocompress.channels import ChannelGroups, find_groups
@@ -179,7 +179,7 @@ class Stopwatch(Device):
     """Times a few calls in this process, where it does not matter how sure a latency is."""
 
     def latencies(
-        self, reference: Path, candidates: Sequence[Path], inputs: Path, timing: TimingSettings, limit: float | None = None
+        self, reference: Path, candidates: Sequence[Path], inputs: Path, timing: TimingSettings, budget: Budget = NO_LIMITS
     ) -> list[Latency]:
         example = [np.load(inputs)[:1]]
         base, *times = (self._milliseconds(path, example) for path in (reference, *candidates))

@@ -26,7 +26,7 @@ MEASURED = Measurement(
     images=100,
     latency=LATENCY,
 )
-LIMITS = [field.name for field in fields(Budget)]
+LIMITS = [field.name for field in fields(Budget) if field.name != "latency_percentile"]
 
 
 def test_every_limit_is_a_figure_of_a_measurement() -> None:
@@ -94,3 +94,34 @@ def test_a_drop_in_points_is_refused_with_the_unit(metric: str, refused: bool) -
 @pytest.mark.parametrize("measured", [MEASURED, replace(MEASURED, latency=None), Measurement(), Measurement(size_bytes=5)])
 def test_measurement_survives_json(measured: Measurement) -> None:
     assert Measurement.from_dict(json.loads(json.dumps(measured.to_dict()))) == measured
+
+
+@pytest.mark.parametrize("percentile", [0, 49.9, 100, math.nan])
+def test_percentiles_that_no_limit_is_meant_for_are_refused(percentile: float) -> None:
+    with pytest.raises(BudgetError, match=r"budget\.latency_percentile=.*: expected 50 \(median\) or more, below 100"):
+        Budget(latency_percentile=percentile)
+
+
+def test_a_percentile_is_no_limit() -> None:
+    assert Budget(latency_percentile=95).limits() == {}
+    assert Budget(latency_percentile=95).violations(MEASURED) == {}
+
+
+def test_latencies_for_sure_are_the_upper_ends_of_their_intervals() -> None:
+    sure = MEASURED.at_most
+    assert (sure.latency_ratio, sure.latency_ms) == (0.53, pytest.approx(2.0 * 0.53 / 0.5))
+    assert replace(sure, latency_ratio=0.5, latency_ms=2.0) == MEASURED
+    slowest = replace(MEASURED, latency=replace(LATENCY, percentile=95, percentile_ms=2.5))
+    assert slowest.at_most.latency_ms == pytest.approx(2.5 * 0.53 / 0.5)
+    assert Measurement(size_bytes=5).at_most == Measurement(size_bytes=5)
+
+
+def test_resolution_is_the_end_of_the_interval_that_is_further_from_one() -> None:
+    check = replace(LATENCY, ratio=1.002, ratio_low=0.997, ratio_high=1.007)
+    assert check.resolution == pytest.approx(0.007)
+    assert replace(check, ratio_low=0.98).resolution == pytest.approx(0.02)
+
+
+def test_a_machine_that_wandered_is_warned_of() -> None:
+    assert LATENCY.warnings == ()
+    assert replace(LATENCY, wander=0.07).warnings == ("the machine's speed wandered by 7% while latency was timed",)

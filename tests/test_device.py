@@ -12,11 +12,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from autocompress.budget import Budget
 from autocompress.candidate import Candidate
 from autocompress.device import Device, TimingSettings, open_device
 from autocompress.errors import RuntimeCrashError
+from autocompress.fingerprint import device_name
 from autocompress.policy import LayerPolicy, Policy
-from autocompress.runner import MIN_ROUNDS, device_name
+from autocompress.timing import MIN_OPENINGS, MIN_OPENINGS_ABOVE
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -71,16 +73,19 @@ def test_the_same_file_timed_against_itself_is_equally_fast(tiny: Tiny, device: 
     assert found.ratio_low <= found.ratio <= found.ratio_high
     assert found.median_ms == pytest.approx(found.reference_median_ms, rel=0.6)
     assert 0 < found.median_ms <= found.p95_ms
-    assert found.rounds >= MIN_ROUNDS
+    assert found.openings >= MIN_OPENINGS
     assert found.device == device_name()
+    assert found.environment == device.environment()["id"]
 
 
 def test_files_timed_together_come_back_in_their_order(
     tiny: Tiny, device: Device, calibration_file: Path, build_tiny: Callable[[Policy], Candidate]
 ) -> None:
     small = build_tiny(Policy({name: LayerPolicy("int8", 8) for name in tiny.graph.layers})).artifact.path
-    whole, alone = device.latencies(tiny.graph.path, [tiny.graph.path, small], calibration_file, BRIEFLY, limit=1e-3)
-    assert (whole.rounds, alone.rounds) == (MIN_ROUNDS, MIN_ROUNDS), "both are far above the limit"
+    whole, alone = device.latencies(
+        tiny.graph.path, [tiny.graph.path, small], calibration_file, BRIEFLY, Budget(latency_ratio=1e-3)
+    )
+    assert whole.openings == alone.openings == MIN_OPENINGS_ABOVE, "both are far above the limit"
     assert whole.reference_median_ms == alone.reference_median_ms
     assert whole.ratio_low > 1e-3
 

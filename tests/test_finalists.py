@@ -34,7 +34,7 @@ class Recorder(Device):
         self.seconds: set[float] = set()
 
     def latencies(
-        self, reference: Path, candidates: Sequence[Path], inputs: Path, timing: TimingSettings, limit: float | None = None
+        self, reference: Path, candidates: Sequence[Path], inputs: Path, timing: TimingSettings, budget: Budget | None = None
     ) -> list[Latency]:
         names = [path.stem for path in candidates]
         assert all(path.is_file() for path in candidates), "all are built before the first is timed"

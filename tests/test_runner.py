@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import gc
 import io
 import json
 import os
-import platform
+import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,134 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from autocompress import runner
-from autocompress.runner import BLOCK_SECONDS, MIN_ROUNDS, Runner, device_name, interleave, load_module, load_session, serve
+from autocompress import lease, runner
+from autocompress.fingerprint import device_name
+from autocompress.runner import FILES, Runner, load_module, load_session, serve
+from autocompress.timing import MIN_OPENINGS, MIN_OPENINGS_ABOVE, ROUNDS
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
-
-Run = Callable[[Sequence[Any]], list[Any]]
-
-
-def sleeps(*seconds: float, calls: list[str] | None = None, name: str = "") -> Run:
-    """A model that takes these times in turn."""
-    count = 0
-
-    def run(inputs: Sequence[Any]) -> list[Any]:
-        nonlocal count
-        if calls is not None:
-            calls.append(name)
-        time.sleep(seconds[count % len(seconds)])
-        count += 1
-        return []
-
-    return run
-
-
-# --- timing ---
-
-
-def test_timing_of_known_durations() -> None:
-    (found,) = interleave([sleeps(0.02), sleeps(0.04)], [], seconds=0, precision=0.0)
-    assert 1.4 < found["ratio"] < 2.2
-    assert found["ratio_low"] <= found["ratio"] <= found["ratio_high"]
-    assert 20 <= found["reference_median_ms"] < 40
-    assert 40 <= found["median_ms"] < 80
-    assert found["median_ms"] <= found["p95_ms"]
-    assert found["rounds"] == MIN_ROUNDS
-    assert found["device"] == device_name()
-
-
-def test_timing_finds_the_slow_tail_and_its_median_ignores_it() -> None:
-    (found,) = interleave([sleeps(0.005), sleeps(*[0.005] * 9, 0.15)], [], seconds=0, precision=0.0)
-    assert found["median_ms"] < 40 < found["p95_ms"]
-    assert found["ratio"] < 3
-
-
-def test_timing_stops_when_precise_or_when_the_time_is_over() -> None:
-    start = time.perf_counter()
-    (precise,) = interleave([sleeps(0.002), sleeps(0.002)], [], seconds=60, precision=10.0)
-    assert precise["rounds"] == MIN_ROUNDS
-    (limited,) = interleave([sleeps(0.002), sleeps(0.002)], [], seconds=1, precision=0.0)
-    assert limited["rounds"] > MIN_ROUNDS
-    assert limited["ratio_high"] - limited["ratio_low"] < 1
-    assert time.perf_counter() - start < 10
-
-
-def test_rounds_interleave_both_in_random_order() -> None:
-    calls: list[str] = []
-    interleave([sleeps(0.004, calls=calls, name="r"), sleeps(0.004, calls=calls, name="c")], [], seconds=0, precision=0.0)
-    blocks = "".join(name for name, before in zip(calls, ["", *calls], strict=False) if name != before)
-    warm_up, rounds = blocks[:2], blocks[2:]
-    assert warm_up == "rc"
-    assert len(rounds) > MIN_ROUNDS  # each round has both; equal neighbours melt together where the order turns
-    assert len(rounds) < 2 * MIN_ROUNDS  # and it does turn
-
-
-def test_several_files_are_timed_in_the_same_rounds() -> None:
-    calls: list[str] = []
-    names = {"r": 0.012, "a": 0.024, "b": 0.012}
-    runs = [sleeps(seconds, calls=calls, name=name) for name, seconds in names.items()]
-    slow, even = interleave(runs, [], seconds=0, precision=0.0)
-    assert slow["rounds"] == even["rounds"] == MIN_ROUNDS
-    assert 1.3 < slow["ratio"] < 2.2
-    assert 0.7 < even["ratio"] < 1.4
-    assert slow["reference_median_ms"] == even["reference_median_ms"]
-    rounds = ["".join(calls[-3 * (index + 1) : len(calls) - 3 * index]) for index in range(MIN_ROUNDS)]  # a call each
-    assert {"".join(sorted(order)) for order in rounds} == {"abr"}
-    assert len(set(rounds)) > 2
-
-
-def test_several_files_have_as_many_rounds_as_one() -> None:
-    runs = [sleeps(0.01)] * 4
-    alone, together = interleave(runs[:2], [], 1.0, precision=0.0)[0], interleave(runs, [], 1.0, precision=0.0)[0]
-    assert together["rounds"] == pytest.approx(alone["rounds"], rel=0.35)
-
-
-def test_a_ratio_above_the_limit_for_sure_is_not_timed_on() -> None:
-    runs = [sleeps(0.004), sleeps(0.008)]
-    (over,) = interleave(runs, [], seconds=0.8, precision=0.0, limit=0.5)
-    assert over["rounds"] == MIN_ROUNDS
-    assert 1.3 < over["ratio"] < 2.2, "stopping early changes how sure a figure is, not the figure"
-    assert over["ratio_low"] > 0.5
-    (within,) = interleave(runs, [], seconds=0.8, precision=0.0, limit=5.0)
-    assert within["rounds"] > 2 * MIN_ROUNDS
-
-
-def test_each_of_several_files_must_be_known_well_enough() -> None:
-    runs = [sleeps(0.004), sleeps(0.008), sleeps(0.001)]
-    found = interleave(runs, [], seconds=0.6, precision=0.0, limit=1.2)
-    assert [figures["rounds"] > MIN_ROUNDS for figures in found] == [True, True]
-
-
-def test_a_block_holds_the_calls_that_fill_its_time() -> None:
-    """Against the calls' own clock: a busy machine makes each call longer, and a block hold fewer of them."""
-    durations: list[float] = []
-
-    def run(_: Sequence[Any]) -> list[Any]:
-        start = time.perf_counter()
-        time.sleep(0.0005)
-        durations.append(time.perf_counter() - start)
-        return []
-
-    calls = runner._warm_up(run, [])
-    assert calls == pytest.approx(BLOCK_SECONDS / np.mean(durations), rel=0.3, abs=1)
-    assert runner._warm_up(sleeps(2 * BLOCK_SECONDS), []) == 1
-
-
-def fails(inputs: Sequence[Any]) -> list[Any]:
-    if not gc.isenabled():  # not yet while it warms up
-        raise RuntimeError("no")
-    time.sleep(0.001)
-    return []
-
-
-def test_garbage_collection_is_off_while_timing_and_on_again_after_a_failure() -> None:
-    assert gc.isenabled()
-    with pytest.raises(RuntimeError, match=r"^no$"):
-        interleave([fails, fails], [], seconds=0, precision=0.0)
-    assert gc.isenabled()
-
 
 # --- requests ---
 
@@ -168,6 +44,9 @@ def integer_nodes(path, inputs, providers):
 """A runtime that writes down how it was called, into the model file."""
 
 
+BRIEF = {"seconds": 0, "precision": 0.0}
+
+
 @pytest.fixture
 def spy(tmp_path: Path) -> Runner:
     (tmp_path / "session.py").write_text(SESSION, encoding="utf-8")
@@ -190,18 +69,30 @@ def test_outputs_are_computed_in_batches_and_only_the_first_is_kept(spy: Runner,
 def test_latency_is_timed_on_one_example_on_as_many_cores_as_threads(spy: Runner, tmp_path: Path) -> None:
     before = os.sched_getaffinity(0)
     paths = [str(tmp_path / name) for name in ("reference", "candidate", "another", "inputs.npy")]
-    found = spy.latencies(paths[0], paths[1:3], paths[3], threads=1, seconds=0, precision=0.0, limit=None)
-    assert [figures["rounds"] for figures in found] == [MIN_ROUNDS, MIN_ROUNDS]
+    found = spy.latencies(paths[0], paths[1:3], paths[3], threads=1, batch=1, effort=BRIEF, lease_log="")
+    assert [figures["openings"] for figures in found] == [MIN_OPENINGS, MIN_OPENINGS]
     for name in ("reference", "candidate", "another"):
         assert {json.dumps(call) for call in calls(tmp_path / name)} == {json.dumps([1, True, ["x"], 1, 1])}
+    environment = spy.environment(threads=1)
+    assert {figures["environment"] for figures in found} == {environment["id"]}
+    assert {figures["device"] for figures in found} == {device_name()}
+    assert found[0]["load"] == pytest.approx(environment["load"], abs=1)
     assert os.sched_getaffinity(0) == before
 
 
 def test_cores_come_back_when_timing_fails(spy: Runner, tmp_path: Path) -> None:
     before = os.sched_getaffinity(0)
     with pytest.raises(OSError, match="no-such-folder"):
-        spy.latencies(str(tmp_path / "no-such-folder" / "a"), ["b"], str(tmp_path / "inputs.npy"), 1, 0, 0.0, None)
+        spy.latencies(str(tmp_path / "no-such-folder" / "a"), ["b"], str(tmp_path / "inputs.npy"), 1, 1, BRIEF, "")
     assert os.sched_getaffinity(0) == before
+    with lease.lease(lease.lease_path()):
+        pass  # and so does the device
+
+
+def test_a_batch_repeats_the_example(spy: Runner, tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("reference", "candidate", "inputs.npy")]
+    spy.latencies(paths[0], paths[1:2], paths[2], threads=1, batch=4, effort=BRIEF, lease_log="")
+    assert {call[3] for call in calls(tmp_path / "candidate")} == {4}
 
 
 def test_a_failing_request_is_answered_and_the_next_one_too(spy: Runner, tmp_path: Path) -> None:
@@ -227,11 +118,6 @@ def test_what_the_runtime_prints_does_not_mix_with_the_answers(spy: Runner, tmp_
     assert "and once more" in done.stderr
 
 
-def test_device_is_named_for_people() -> None:
-    assert device_name().endswith(f"({platform.machine()})")
-    assert len(device_name()) > len(platform.machine()) + 3
-
-
 # --- it runs without autocompress ---
 
 ALONE = """
@@ -248,23 +134,25 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_runner_and_session_need_neither_autocompress_nor_torch(tiny: Tiny, calibration_file: Path) -> None:
-    """What is copied to another device: two files, numpy and the runtime."""
+def test_runner_and_session_need_neither_autocompress_nor_torch(tiny: Tiny, calibration_file: Path, tmp_path: Path) -> None:
+    """What is copied to another device: the runner's files, the session module, numpy and the runtime."""
     target = tiny.components.target
-    command = [sys.executable, "-P", "-c", ALONE, runner.__file__, str(target.session_file), json.dumps(target.options())]
+    script, *_ = [shutil.copy(path, tmp_path) for path in FILES]
+    command = [sys.executable, "-P", "-c", ALONE, str(script), str(target.session_file), json.dumps(target.options())]
     path, inputs = str(tiny.graph.path), str(calibration_file)
-    limits = {"threads": 1, "seconds": 0, "precision": 1, "limit": None}
+    how = {"threads": 1, "batch": 1, "effort": {"seconds": 0, "precision": 1, "ratio_limit": 1e-3}, "lease_log": ""}
     asked = [
         {"do": "describe"},
         {"do": "integer_nodes", "path": path, "inputs": inputs},
-        {"do": "latencies", "reference": path, "candidates": [path], "inputs": inputs, **limits},
+        {"do": "latencies", "reference": path, "candidates": [path], "inputs": inputs, **how},
     ]
     requests = "".join(json.dumps(request) + "\n" for request in asked)
     done = subprocess.run(command, input=requests, capture_output=True, text=True, check=True)
     described, nodes, timed = (json.loads(line)["ok"] for line in done.stdout.splitlines())
     assert described["runtime"].startswith("onnxruntime 1.")
     assert nodes == []
-    assert timed[0]["rounds"] == MIN_ROUNDS
+    assert timed[0]["openings"] == MIN_OPENINGS_ABOVE
+    assert timed[0]["rounds"] >= ROUNDS[0] * MIN_OPENINGS_ABOVE
 
 
 def test_a_session_opens_a_file_in_this_process(tiny: Tiny) -> None:

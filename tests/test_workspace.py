@@ -29,13 +29,23 @@ def identity(tiny: Tiny, device: str = "board", *overrides: str) -> list[str]:
     return _identity(tiny.task, tiny.graph, cast(Device, Elsewhere(device)), settings)
 
 
-@pytest.mark.parametrize(("device", "override"), [("server", ""), ("board", "quantizer=[int4]"), ("board", "observer=mse")])
+@pytest.mark.parametrize(
+    ("device", "override"),
+    [
+        ("server", ""),
+        ("board", "quantizer=[int4]"),
+        ("board", "observer=mse"),
+        ("board", "timing.batch=4"),
+        ("board", "budget.latency_percentile=95"),
+    ],
+)
 def test_what_was_measured_elsewhere_or_otherwise_is_not_taken_over(tiny: Tiny, device: str, override: str) -> None:
     assert identity(tiny, device, *([override] if override else [])) != identity(tiny)
 
 
 @pytest.mark.parametrize(
-    "override", ["search.seed=3", "search.trials=7", "budget.size_ratio=0.3", "objective=size", "sampler=tpe"]
+    "override",
+    ["search.seed=3", "search.trials=7", "timing.seconds=3", "budget.size_ratio=0.3", "objective=size", "sampler=tpe"],
 )
 def test_another_goal_or_effort_uses_what_was_measured(tiny: Tiny, override: str) -> None:
     assert identity(tiny, "board", override) == identity(tiny)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 BASELINE, FINAL = "baseline", "final"
 LAYER_TABLE = "layers.json"
 _TAG_CHARACTERS = 5000
+_ENVIRONMENT = ("id", "governor", "threads", "cores", "load")
+"""What differs from run to run; the rest is in result.json."""
 
 
 def baseline_record(study: StudyContext) -> TrialRecord:
@@ -78,11 +80,13 @@ def metrics(record: TrialRecord) -> dict[str, float]:
         "quality/accuracy_drop": measured.accuracy_drop,
         "quality/divergence": measured.divergence,
         "quality/images": measured.images or None,
-        "latency/median_ms": measured.latency_ms,
+        "latency/median_ms": latency.get("median_ms"),
         "latency/p95_ms": latency.get("p95_ms"),
         "latency/ratio": measured.latency_ratio,
         "latency/ratio_low": latency.get("ratio_low"),
         "latency/ratio_high": latency.get("ratio_high"),
+        "latency/deadline_missed": latency.get("missed"),
+        "latency/load": latency.get("load"),
         "size/bytes": measured.size_bytes,
         "size/ratio": measured.size_ratio,
         "weights/mean_bits": _mean(record.layers, "bits"),
@@ -106,7 +110,8 @@ def result_metrics(result: SearchResult) -> dict[str, float]:
         "quality/accuracy_drop_p": result.drop_p,
         "quality/selection_gap": result.selection_gap,
         "baseline/accuracy": baseline.accuracy,
-        "baseline/latency_median_ms": baseline.latency_ms,
+        "baseline/latency_median_ms": baseline.latency.median_ms if baseline.latency else None,
+        "baseline/latency_resolution": result.self_check.resolution if result.self_check else None,
         "baseline/size_bytes": baseline.size_bytes,
         "seconds/search": result.seconds,
         **{f"trials/{state}": states[state] for state in get_args(State)},
@@ -148,6 +153,7 @@ def study_tags(study: StudyContext) -> dict[str, str]:
         "metric": study.metric,
         "device": study.device,
         "runtime": study.versions["runtime"],
+        "environment": ", ".join(f"{name} {value}" for name, value in study.environment.items() if name in _ENVIRONMENT),
         "versions": ", ".join(f"{name} {version}" for name, version in study.versions.items() if name != "runtime"),
     }
     return {"mlflow.source.name": "autocompress", **_named(tags)}
