@@ -936,11 +936,14 @@ def make_study(folder: Path, metric: str = "accuracy", percent: bool = True) -> 
         versions={"runtime": "runtime 1.0", "autocompress": "0.1.0"},
         config={"search": {"trials": 3}},
         percent=percent,
+        environment={"id": "0123abcd", "device": "a processor", "flags": ["avx2"], "governor": None, "threads": 1, "load": 0.5},
+        self_check=Latency(2.0, 2.2, 2.0, 1.001, 0.996, 1.006, 40, "a processor"),
     )
 
 
 def _measured(ratio: float, drop: float) -> Measurement:
-    latency = Latency(2.0 * ratio, 2.2 * ratio, 2.0, ratio, 0.99 * ratio, 1.01 * ratio, 20, "a processor")
+    timed = Latency(2.0 * ratio, 2.2 * ratio, 2.0, ratio, 0.99 * ratio, 1.01 * ratio, 20, "a processor")
+    latency = dataclasses.replace(timed, environment="0123abcd", load=0.5)
     figures = {"latency_ms": 2.0 * ratio, "latency_ratio": ratio, "accuracy": 0.9 - drop, "accuracy_drop": drop}
     return Measurement(size_bytes=int(1000 * ratio), size_ratio=ratio, images=100, latency=latency, **figures)
 
@@ -988,6 +991,8 @@ def make_result(study: StudyContext, records: Sequence[TrialRecord], status: Sta
         minimum_runtime={"opset": OPSET},
         reasons=["a reason"],
         quality=study.quality,
+        environment=study.environment,
+        self_check=study.self_check,
     )
 
 

@@ -17,7 +17,7 @@ import scipy.stats
 import torch
 from numpy.typing import NDArray
 
-from autocompress import Budget, LayerPolicy, Measurement, Policy, SearchResult, SyntheticProblem, Task, TrialRecord
+from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, SearchResult, SyntheticProblem, Task, TrialRecord
 from autocompress.artifact import sha256_of
 from autocompress.candidate import build, load_state
 from autocompress.conclusion import conclude
@@ -277,6 +277,47 @@ def test_drop_that_the_report_set_cannot_show_is_unproven(
     assert result.reasons[0].startswith(f"the drop may be up to {100 * result.drop_upper:.2f} points (90 % bound)")
     for limit, status in [(result.drop_upper - 1e-9, "unproven"), (result.drop_upper + 1e-9, "feasible")]:
         assert concluded([lucky], Budget(accuracy_drop=limit), objective="size").status == status
+
+
+@pytest.mark.parametrize(
+    ("budget", "low", "high", "status", "why"),
+    [
+        (Budget(latency_ratio=0.52), 0.49, 0.51, "feasible", ""),
+        (
+            Budget(latency_ratio=0.52),
+            0.46,
+            0.54,
+            "unproven",
+            "latency_ratio may be up to 0.54 (95 % interval), the budget is 0.52",
+        ),
+        (Budget(latency_ratio=0.48), 0.46, 0.54, "infeasible", "no candidate fits the budget: latency_ratio=0.48 binds"),
+        (Budget(latency_ms=1.04, size_ratio=0.9), 0.49, 0.51, "feasible", ""),
+        (Budget(latency_ms=1.04, size_ratio=0.9), 0.46, 0.54, "unproven", "latency_ms may be up to 1.08 (95 % interval)"),
+        (
+            Budget(latency_ratio=1.0),
+            0.46,
+            1.1,
+            "not_worth_it",
+            "latency_ratio may be up to 1.1 (95 % interval), the budget is 1;",
+        ),
+    ],
+)
+def test_a_latency_budget_is_met_when_the_whole_interval_says_so(
+    concluded: Conclude,
+    every: Callable[[LayerPolicy], Policy],
+    quick_bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    budget: Budget,
+    low: float,
+    high: float,
+    status: str,
+    why: str,
+) -> None:
+    timed = Latency(1.0, 1.2, 2.0, 0.5, low, high, 40, "made up")
+    monkeypatch.setattr(quick_bench.device, "latencies", lambda reference, paths, *rest: [timed for _ in paths])
+    result = concluded([record(0, every(INT8))], budget)
+    assert result.status == status
+    assert result.reasons[0].startswith(why)
 
 
 def test_finalist_that_cannot_be_built_is_dropped_with_the_reason(

@@ -60,3 +60,26 @@ def test_predictions_stand_beside_what_was_measured(result: SearchResult) -> Non
     found = replace(result, best=measured, predicted=predicted)
     assert "predicted (measured): divergence 0.0123 (0.02), size_ratio 0.41 (0.4), latency_ratio 0.382 (0.4)" in table(found)
     assert result_dict(found)["predicted"] == predicted
+
+
+def test_how_sure_the_latency_is(result: SearchResult) -> None:
+    text = table(result).splitlines()
+    assert "latency ratio 0.400, 95 % interval 0.396 to 0.404" in text
+    assert "latencies that differ by less than 0.6% cannot be told apart on this machine" in text
+    written = result_dict(result)
+    assert written["self_check"] == {"ratio": 1.001, "ratio_ci": [0.996, 1.006], "resolution": pytest.approx(0.006)}
+    assert written["environment"]["id"] == written["best"]["environment"] == "0123abcd"
+    assert written["best"]["load"] == 0.5
+
+
+def test_missed_deadlines_and_a_machine_that_wandered_are_told(result: SearchResult) -> None:
+    figures = result.best.measurement
+    assert figures.latency is not None
+    latency = replace(figures.latency, percentile=95, percentile_ms=0.9, missed=0.0123, wander=0.08)
+    found = replace(result, best=replace(result.best, measurement=replace(figures, latency=latency, latency_ms=0.9)))
+    text = table(found)
+    assert "latency ratio of percentile 95 0.400, 95 % interval 0.396 to 0.404; 1.2% of the calls miss the deadline" in text
+    assert "the machine's speed wandered by 8% while latency was timed" in text
+    assert any("0.900 ms" in line for line in text)
+    written = result_dict(found)["best"]
+    assert (written["latency_percentile"], written["deadline_missed"]) == (95, 0.0123)

@@ -137,6 +137,8 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "seconds_per_trial_median": lambda value: is_number(value) and value > 0,
     "versions": lambda value: {"runtime", "torch", "optuna", "numpy", "autocompress"} <= set(value),
     "device": lambda value: isinstance(value, str) and value != "",
+    "environment": lambda value: value["threads"] == 1 and len(value["id"]) == 8,
+    "self_check": lambda value: is_interval(value["ratio_ci"]) and value["resolution"] > 0,
     "minimum_runtime": lambda value: value["opset"] == 21 and "onnxruntime" in value,
     "mask_overlap": lambda value: value == {},
 }
