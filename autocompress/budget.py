@@ -63,13 +63,41 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Footprint:
+    """What a file costs a process that loads it and runs it once: medians of fresh processes, the file in the page cache.
+
+    Attributes:
+        memory_bytes: how far the peak of the resident memory rises above that of the process with the runtime imported; None:
+            the system does not tell.
+        process_bytes: the peak itself, interpreter and runtime included.
+        load_ms: until the file is ready to run, the first time in a process.
+        reload_ms: the same again, later in the process.
+        first_inference_ms: the first one, during which the runtime allocates.
+    """
+
+    memory_bytes: int | None
+    process_bytes: int | None
+    load_ms: float
+    reload_ms: float
+    first_inference_ms: float
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Energy of one inference, measured; `joules` None with the reason where no counter can be read."""
+
+    joules: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Figures of one file. Ratios and the drop are against the FP32 file; None means that it was not measured.
 
     `accuracy` is the value of the task's metric on `images` examples; `accuracy_drop` is the FP32 file's value on the very
     same examples minus it, in the metric's own unit (of a share such as top-1 accuracy, 0.01 is one point); `divergence` is the
     mean distance of the outputs from FP32's on them (`autocompress.distance.output_divergence`); `accuracy_drop_spread` is the
-    standard error of the drop.
+    standard error of the drop; `memory_bytes` and `load_ms` are those of the `footprint`.
     """
 
     size_bytes: int | None = None
@@ -82,6 +110,10 @@ class Measurement:
     latency: Latency | None = None
     divergence: float | None = None
     accuracy_drop_spread: float | None = None
+    memory_bytes: int | None = None
+    load_ms: float | None = None
+    footprint: Footprint | None = None
+    energy: Energy | None = None
 
     @property
     def at_most(self) -> Measurement:
@@ -97,8 +129,8 @@ class Measurement:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Measurement:
         """Inverse of `to_dict`."""
-        latency = values.get("latency")
-        return cls(**{**values, "latency": Latency(**latency) if latency else None})
+        parts: dict[str, type[Any]] = {"latency": Latency, "footprint": Footprint, "energy": Energy}
+        return cls(**{**values, **{name: part(**values[name]) for name, part in parts.items() if values.get(name)}})
 
 
 @dataclass(frozen=True)
@@ -121,6 +153,8 @@ class Budget:
     latency_ms: float | None = None
     latency_ratio: float | None = None
     accuracy_drop: float | None = None
+    memory_bytes: float | None = None
+    load_ms: float | None = None
     latency_percentile: float = 50.0
 
     def __post_init__(self) -> None:
@@ -137,6 +171,10 @@ class Budget:
         """The limits that are set, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "latency_percentile"}
         return {name: limit for name, limit in values.items() if limit is not None}
+
+    def unmeasured(self, measurement: Measurement) -> list[str]:
+        """The limits on figures that the measurement does not have."""
+        return [name for name in self.limits() if getattr(measurement, name) is None]
 
     def violations(self, measurement: Measurement) -> dict[str, float]:
         """Normalised excess over each set limit: at most 0 is within; 0.1 is ten per cent over.

@@ -50,6 +50,8 @@ class BudgetSettings:
     latency_ms: float | None = None
     latency_ratio: float | None = None
     accuracy_drop: float | None = None
+    memory_bytes: float | None = None
+    load_ms: float | None = None
     latency_percentile: float = 50.0
 
 

@@ -10,13 +10,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autocompress import runner
-from autocompress.budget import NO_LIMITS, Budget, Latency
+from autocompress.budget import NO_LIMITS, Budget, Energy, Footprint, Latency
 from autocompress.components import Target
 from autocompress.errors import ConfigError, RuntimeCrashError
 
@@ -101,6 +102,22 @@ class Device:
         how = {"threads": self._target.threads, "batch": timing.batch, "effort": effort, "lease_log": timing.lease_log}
         return [Latency(**figures) for figures in self._ask("latencies", **paths, **how)]
 
+    def footprint(self, path: Path, inputs: Path, processes: int) -> Footprint:
+        """What a file costs a process that loads it and runs it once: each figure's median over fresh processes."""
+        found = [self._loaded_afresh(path, inputs) for _ in range(processes)]
+        medians = {name: median_low(figures[name] for figures in found) for name in found[0] if found[0][name] is not None}
+        return Footprint(**{"memory_bytes": None, "process_bytes": None, **medians})
+
+    def _loaded_afresh(self, path: Path, inputs: Path) -> dict[str, Any]:
+        with open_device(self._target, self._threads) as fresh:
+            request = {"path": str(path), "inputs": str(inputs), "threads": self._target.threads}
+            figures: dict[str, Any] = fresh._ask("footprint", **request)
+            return figures
+
+    def energy(self, path: Path, inputs: Path) -> Energy:
+        """Energy of one inference, with the target's threads."""
+        return Energy(**self._ask("energy", path=str(path), inputs=str(inputs), threads=self._target.threads))
+
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
@@ -134,18 +151,14 @@ class Device:
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None:
-            command = [
-                sys.executable,
-                "-P",
-                runner.__file__,
-                str(self._target.session_file),
-                json.dumps(self._target.options()),
-            ]
-            # A session of its own: Ctrl-C reaches the search, which then ends this process in order.
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-            )
+            self._process = self._start()
         return self._process
+
+    def _start(self) -> subprocess.Popen[str]:
+        options = json.dumps(self._target.options())
+        command = [sys.executable, "-P", runner.__file__, str(self._target.session_file), options]
+        # A session of its own: Ctrl-C reaches the search, which then ends this process in order.
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
     def _end(self) -> str:
         assert self._process is not None

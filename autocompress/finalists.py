@@ -151,12 +151,15 @@ def _recovered(run: SearchRun, record: TrialRecord, end: float, reasons: list[st
 
 
 def _checked(run: SearchRun, record: TrialRecord, compressed: CompressedModel, name: str) -> Finalist:
-    """Build the file, compare it with the module twin, and measure size and accuracy in full; its latency is not known yet."""
+    """Build the file, compare it with the module twin, and measure all but its latency."""
     bench = run.bench
     candidate = bench.lower(record.policy, compressed, run.folder / "finalists" / f"{name}.onnx")
     _check_twin(bench, candidate)
     size = candidate.artifact.size_bytes
-    measurement = replace(_quality(run, record, candidate), size_bytes=size, size_ratio=size / len(bench.graph.data))
+    path = candidate.artifact.path
+    known = replace(_quality(run, record, candidate), size_bytes=size, size_ratio=size / len(bench.graph.data))
+    energy = bench.device.energy(path, bench.evaluator.inputs("example"))
+    measurement = replace(known, energy=energy, **bench.footprint(path))
     return Finalist(record, record.policy, candidate.artifact, measurement, candidate)
 
 

@@ -22,6 +22,10 @@ Choices = NDArray[np.int64]
 """Option indices of N policies, shape (N, parameters), columns in the order of `Problem.parameters`."""
 
 
+PREDICTED = frozenset({"size_bytes", "size_ratio", "latency_ms", "latency_ratio", "accuracy_drop"})
+"""Limits on figures that are predicted, from costs and effects."""
+
+
 @dataclass(frozen=True)
 class Effect:
     """What one option does when everything else stays FP32 with all its channels, measured on calibration examples.
@@ -94,6 +98,13 @@ class Problem(ABC):
         }
         known = {name: [limit for limit in limits if limit is not None] for name, limits in in_ratios.items()}
         return {name: min(limits) for name, limits in known.items() if limits}
+
+    def unpredicted(self, figures: Measurement) -> list[float] | None:
+        """Normalised excess over each limit that nothing predicts; None: one of these figures was not measured."""
+        names = [name for name in self.budget.limits() if name not in PREDICTED]
+        unknown = not set(names).isdisjoint(self.budget.unmeasured(figures))
+        violations = self.budget.violations(figures)
+        return None if unknown else [violations[name] for name in names]
 
     def choices(self, parameters: Mapping[str, Any]) -> Choices:
         """A trial's parameters as one row; those that it does not name are 0. Shape (1, parameters)."""

@@ -14,7 +14,7 @@ from autocompress.policy import Policy
 from autocompress.quality import Quality
 
 State = Literal["complete", "pruned", "failed"]
-Gate = Literal["build", "size", "check", "latency", "accuracy", "done"]
+Gate = Literal["build", "size", "check", "footprint", "latency", "accuracy", "done"]
 Kind = Literal["baseline", "seed", "trial", "repeated", "imported", "final"]
 Status = Literal["feasible", "unproven", "infeasible", "not_worth_it", "interrupted"]
 Objective = Literal["accuracy", "latency", "size", "pareto"]

@@ -8,12 +8,15 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from autocompress.budget import Latency
+from autocompress.budget import Latency, Measurement
 from autocompress.changes import write_changes
 from autocompress.class_drops import worst_classes
 from autocompress.quality import Quality
 from autocompress.record import Final, SearchResult
 from autocompress.significance import LEVEL
+
+EXPANDED = 1.2
+"""Memory that falls by so much less than the file has to be explained."""
 
 SMALLEST_P = 0.001
 """Smaller ones are written as such."""
@@ -64,7 +67,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 def _final_dict(final: Final) -> dict[str, Any]:
     figures = final.measurement
-    latency = figures.latency
+    latency, footprint, energy = figures.latency, figures.footprint, figures.energy
     return {
         "accuracy": figures.accuracy,
         "accuracy_ci": list(final.accuracy_ci),
@@ -79,6 +82,13 @@ def _final_dict(final: Final) -> dict[str, Any]:
         "deadline_missed": latency.missed if latency else None,
         "environment": latency.environment if latency else None,
         "load": latency.load if latency else None,
+        "memory_bytes": figures.memory_bytes,
+        "process_bytes": footprint.process_bytes if footprint else None,
+        "load_ms": figures.load_ms,
+        "reload_ms": footprint.reload_ms if footprint else None,
+        "first_inference_ms": footprint.first_inference_ms if footprint else None,
+        "energy_joules": energy.joules if energy else None,
+        "energy_reason": energy.reason if energy else "not measured",
         "sha256": final.artifact.sha256,
     }
 
@@ -130,6 +140,7 @@ def table(result: SearchResult) -> str:
             f"{best.latency.ms:.3f} ms",
             times(best.latency.ratio, "faster", "slower"),
         ),
+        *_deployment_rows(base, best),
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
@@ -137,6 +148,7 @@ def table(result: SearchResult) -> str:
     lines.append(f"drop {drop}, 95 % interval {bounds}, on {best.images} report examples")
     more = (
         *_latency_lines(result),
+        *_deployment_lines(result),
         *_significance_line(result),
         *_classes_line(result),
         *_observers_line(result),
@@ -156,6 +168,46 @@ def _latency_lines(result: SearchResult) -> list[str]:
     missed = "" if latency.missed is None else f"; {latency.missed:.1%} of the calls miss the deadline"
     bounds = f"latency ratio{of} {latency.ratio:.3f}, 95 % interval {latency.ratio_low:.3f} to {latency.ratio_high:.3f}"
     return [f"{bounds}{missed}", *lines, *latency.warnings]
+
+
+def _deployment_rows(base: Measurement, best: Measurement) -> list[tuple[str, str, str, str]]:
+    """Memory, load time and energy, as far as they were measured of both."""
+    before, after = (figures.energy.joules if figures.energy else None for figures in (base, best))
+    return [
+        *_row("memory", "{:,} B", base.memory_bytes, best.memory_bytes, "less", "more"),
+        *_row("load", "{:.1f} ms", base.load_ms, best.load_ms, "faster", "slower"),
+        *_row("energy", "{:.3g} J", before, after, "less", "more"),
+    ]
+
+
+def _row(
+    name: str, unit: str, before: float | None, after: float | None, below: str, above: str
+) -> list[tuple[str, str, str, str]]:
+    if not before or not after:
+        return []
+    return [(name, unit.format(before), unit.format(after), times(after / before, below, above))]
+
+
+def _deployment_lines(result: SearchResult) -> list[str]:
+    """What memory means where it does not follow the size of the file, and why there is no energy."""
+    base, best = result.baseline.measurement, result.best.measurement
+    lines = []
+    if _expands(base, best):
+        lines.append(
+            "memory does not fall with the file: the runtime needs its own, and weights in 4 bits, codebooks and packed "
+            "sparse ones expand when a file is loaded"
+        )
+    if best.energy and best.energy.reason:
+        lines.append(f"energy per inference was not measured: {best.energy.reason}")
+    return lines
+
+
+def _expands(base: Measurement, best: Measurement) -> bool:
+    sizes = base.size_bytes, best.size_bytes, base.memory_bytes, best.memory_bytes
+    if None in sizes:
+        return False
+    before, after, resident_before, resident_after = (float(size or 0) for size in sizes)
+    return resident_after * before > EXPANDED * resident_before * after
 
 
 def _significance_line(result: SearchResult) -> list[str]:

@@ -15,6 +15,7 @@ from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
 from autocompress.channels import ChannelGroups
 from autocompress.conclusion import conclude
+from autocompress.errors import BudgetError
 from autocompress.graph import OPSET
 from autocompress.loop import Goal, SearchRun, run_trials
 from autocompress.measured_problem import MeasuredProblem
@@ -72,6 +73,7 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         with progress.stage("baseline"):
             check = bench.self_check()
             baseline = bench.baseline(check)
+            check_measured(goal.budget, baseline)
         progress.note(_described(baseline, Quality.of(settings.components.metric)))
         progress.note(resolution_note(check))
         parts = (bench, workspace.space, settings.sensitivity, workspace.journal, progress)
@@ -99,6 +101,16 @@ def _with_predictions(result: SearchResult, problem: MeasuredProblem) -> SearchR
     predicted = problem.predicted(result.policy) if result.best_trial is not None else {}
     error = problem.latency_error(result.records)
     return dataclasses.replace(result, predicted=predicted, reasons=[*result.reasons, *([error] if error else [])])
+
+
+def check_measured(budget: Budget, baseline: Measurement) -> None:
+    """Refuse a limit that no file could be shown to meet.
+
+    Raises:
+        BudgetError: a limit is on a figure that could not be measured of FP32.
+    """
+    if missing := budget.unmeasured(baseline):
+        raise BudgetError(f"budget.{missing[0]}: the device does not tell this figure; expected null (no limit) there")
 
 
 def _described(baseline: Measurement, quality: Quality) -> str:

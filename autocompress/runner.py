@@ -3,7 +3,7 @@
 Self-contained: standard library and numpy only; the runtime comes through a session module given by its path. A crash of the
 runtime ends this process and costs one trial.
 
-The same script can be executed on another device: copy `FILES`, which is this file and the three that it loads from its own
+The same script can be executed on another device: copy `FILES`, which is this file and the ones that it loads from its own
 folder, and the session module.
 
 Protocol: one JSON object a line. Request `{"do": name, ...arguments}`; answer `{"ok": value}` or `{"error": text}`.
@@ -16,7 +16,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -35,14 +36,14 @@ def load_module(path: str) -> Any:
     return module
 
 
-COMPANIONS = ("fingerprint", "lease", "timing")
+COMPANIONS = ("energy", "fingerprint", "footprint", "lease", "timing")
 FILES = tuple(Path(__file__).with_name(f"{name}.py") for name in ("runner", *COMPANIONS))
 """What travels to another device, into one folder."""
 
 if __package__:
-    from autocompress import fingerprint, lease, timing
+    from autocompress import energy, fingerprint, footprint, lease, timing
 else:  # a script, whose folder is no place to import from: names there may hide other modules
-    fingerprint, lease, timing = (load_module(str(path)) for path in FILES[1:])
+    energy, fingerprint, footprint, lease, timing = (load_module(str(path)) for path in FILES[1:])
 
 Run = Callable[[Sequence[Any]], list[Any]]
 
@@ -100,29 +101,43 @@ class Runner:
             effort: fields of `timing.Effort`.
         """
         example = [np.repeat(np.load(inputs, mmap_mode="r")[:1], batch, axis=0)]
-        files = [partial(self._session.load, path, threads, True, **self._options) for path in (reference, *candidates)]
-        with lease.lease(lease.lease_path(), lease_log):
-            cores = _pin(threads)
-            try:
-                found = timing.measure(files, example, timing.Effort(**effort))
-            finally:
-                _unpin(cores)
+        files = [partial(self._load, path, threads) for path in (reference, *candidates)]
+        with lease.lease(lease.lease_path(), lease_log), _pinned(threads):
+            found = timing.measure(files, example, timing.Effort(**effort))
         environment = self.environment(threads)
         stamp = {"device": environment["device"], "environment": environment["id"], "load": environment["load"]}
         return [{**figures, **stamp} for figures in found]
 
+    def footprint(self, path: str, inputs: str, threads: int) -> dict[str, Any]:
+        """Memory and time that a file and its first inference take from this process, which should have done nothing before."""
+        example = [np.ascontiguousarray(np.load(inputs, mmap_mode="r")[:1])]
+        with lease.lease(lease.lease_path()), _pinned(threads):
+            found: dict[str, Any] = footprint.measure(partial(self._load, path, threads), example)
+        return found
 
-def _pin(threads: int) -> set[int] | None:
-    """Keep this process on as many cores as it times with; returns the cores it had."""
+    def energy(self, path: str, inputs: str, threads: int) -> dict[str, Any]:
+        """Energy of one inference of the first example, where a counter can be read."""
+        example = [np.ascontiguousarray(np.load(inputs, mmap_mode="r")[:1])]
+        with lease.lease(lease.lease_path()), _pinned(threads):
+            found: dict[str, Any] = energy.joules_per_inference(self._load(path, threads), example)
+        return found
+
+    def _load(self, path: str, threads: int) -> Run:
+        run: Run = self._session.load(path, threads, True, **self._options)
+        return run
+
+
+@contextmanager
+def _pinned(threads: int) -> Iterator[None]:
+    """Keep this process on as many cores as it times with."""
     if not hasattr(os, "sched_getaffinity"):
-        return None
+        yield
+        return
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(cores)[-threads:])
-    return cores
-
-
-def _unpin(cores: set[int] | None) -> None:
-    if cores is not None:
+    try:
+        yield
+    finally:
         os.sched_setaffinity(0, cores)
 
 

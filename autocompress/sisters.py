@@ -15,8 +15,9 @@ SURE_SPREADS = 3.0
 def judged_again(records: Sequence[tuple[str, TrialRecord]], budget: Budget) -> list[TrialRecord]:
     """The records that tell something under this budget, each policy once.
 
-    A policy that was measured in full counts. One that was stopped early counts when what was measured of it breaks a limit;
-    otherwise it may fit, and has to be measured again, as has one that failed.
+    A policy that was measured in full counts, unless this budget limits a figure that was not asked for then. One that was
+    stopped early counts when what was measured of it breaks a limit; otherwise it may fit, and has to be measured again, as has
+    one that failed.
 
     Args:
         records: each with the name of the study that it is from.
@@ -32,6 +33,8 @@ def judged_again(records: Sequence[tuple[str, TrialRecord]], budget: Budget) -> 
 
 def _judge(study: str, record: TrialRecord, budget: Budget) -> TrialRecord | None:
     reason = f"measured as trial {record.number} of {study}"
+    if record.state == "complete" and budget.unmeasured(record.measurement):
+        return None
     if record.state == "pruned":
         exceeded = _exceeded(record, budget)
         if not exceeded:

@@ -944,7 +944,7 @@ def make_study(folder: Path, metric: str = "accuracy", percent: bool = True) -> 
 def _measured(ratio: float, drop: float) -> Measurement:
     timed = Latency(2.0 * ratio, 2.2 * ratio, 2.0, ratio, 0.99 * ratio, 1.01 * ratio, 20, "a processor")
     latency = dataclasses.replace(timed, environment="0123abcd", load=0.5)
-    figures = {"latency_ms": 2.0 * ratio, "latency_ratio": ratio, "accuracy": 0.9 - drop, "accuracy_drop": drop}
+    figures: dict[str, Any] = {"latency_ms": 2.0 * ratio, "latency_ratio": ratio, "accuracy": 0.9 - drop, "accuracy_drop": drop}
     return Measurement(size_bytes=int(1000 * ratio), size_ratio=ratio, images=100, latency=latency, **figures)
 
 

@@ -21,6 +21,7 @@ from autocompress.channels import ChannelGroup
 from autocompress.components import Components
 from autocompress.compress import CompressedModel, LayerDatabase
 from autocompress.device import Device, TimingSettings
+from autocompress.errors import ConfigError
 from autocompress.evaluation import Evaluator
 from autocompress.graph import BaseGraph
 from autocompress.intervals import Statistics, paired_drop
@@ -40,11 +41,18 @@ class TrialSettings:
         subsets: shares of the search set after which a hopeless candidate is dropped (`autocompress.racing`).
         minimum_subset: smallest number of examples of a subset.
         check_images: calibration examples on which the optimized run is compared with the unoptimized one.
+        load_processes: fresh processes that load a file for its memory and load time; medians count. FP32 and finalists are
+            always measured, trials where the budget limits one of the two.
     """
 
     subsets: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5])
     minimum_subset: int = 50
     check_images: int = 32
+    load_processes: int = 3
+
+    def __post_init__(self) -> None:
+        if self.load_processes < 1:
+            raise ConfigError(f"trial.load_processes={self.load_processes}: expected at least 1")
 
 
 SPREAD_RESAMPLES = 200
@@ -114,6 +122,11 @@ class Bench:
         """The file of a policy whose tensors are known."""
         return build(self.graph, policy, compressed, self.components.target.capabilities(), path)
 
+    def footprint(self, path: Path) -> dict[str, Any]:
+        """Memory and load time of a file, as figures of a measurement."""
+        found = self.device.footprint(path, self.evaluator.inputs("example"), self.settings.load_processes)
+        return {"footprint": found, "memory_bytes": found.memory_bytes, "load_ms": found.load_ms}
+
     def recoverable(self, policy: Policy, folder: Path, seed: int, progress: Progress) -> Recoverable:
         """What a recovery for finalists is given."""
         return Recoverable(
@@ -141,6 +154,7 @@ class Bench:
         self.evaluator.keep_reference(self.graph, "search")
         statistics = self.evaluator.reference_statistics("search")
         latency = check or self.self_check()
+        example = self.evaluator.inputs("example")
         return Measurement(
             size_bytes=len(self.graph.data),
             size_ratio=1.0,
@@ -150,6 +164,8 @@ class Bench:
             accuracy_drop=0.0,
             images=len(statistics),
             latency=replace(latency, ratio=1.0, ratio_low=1.0, ratio_high=1.0),
+            energy=self.device.energy(self.graph.path, example),
+            **self.footprint(self.graph.path),
         )
 
 
@@ -196,6 +212,10 @@ def _pass_gates(
         bench.evaluator.check(path, bench.settings.check_images)
         nodes = bench.device.integer_nodes(path, bench.evaluator.inputs("example"))
         progress.warnings = placement_warnings(bench.graph, candidate, nodes)
+    if budget.memory_bytes is not None or budget.load_ms is not None:
+        with progress.at("footprint"):
+            progress.learn(**bench.footprint(path))
+            _require(budget, progress.measurement, "memory_bytes", "load_ms")
     with progress.at("latency"):
         inputs = bench.evaluator.inputs("example")
         latency = bench.device.latency(bench.graph.path, path, inputs, bench.timing, budget)

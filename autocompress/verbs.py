@@ -142,15 +142,18 @@ def _evaluate(job: Job, settings: Settings, registry: Registry) -> None:
 
 
 def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settings) -> dict[str, object]:
-    """Accuracy on the report set, size and latency of a file, beside the FP32 file."""
+    """Accuracy on the report set, size, latency, memory, load time and energy of a file, beside the FP32 file."""
     components = settings.components
     with open_device(components.target, torch.get_num_threads()) as device:
         evaluator = Evaluator.prepare(task, components.metric, graph, device, settings.folder / "cache")
         evaluator.keep_reference(graph, "report")
         reference = evaluator.reference_statistics("report")
         statistics = evaluator.statistics(path, "report", 0, len(reference))
-        latency = device.latency(graph.path, path, evaluator.inputs("example"), settings.timing, settings.goal.budget)
+        example = evaluator.inputs("example")
+        latency = device.latency(graph.path, path, example, settings.timing, settings.goal.budget)
         environment = device.environment()
+        fp32, found = (device.footprint(file, example, settings.trial.load_processes) for file in (graph.path, path))
+        energy = device.energy(path, example)
     shutil.rmtree(evaluator.folder, ignore_errors=True)
     drop = paired_drop(components.metric, reference, np.asarray(statistics))
     artifact = Artifact.of(path, "onnx")
@@ -171,6 +174,12 @@ def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settin
         "latency_ratio_ci": (latency.ratio_low, latency.ratio_high),
         "latency_percentile": latency.percentile,
         "deadline_missed": latency.missed,
+        "memory_bytes": found.memory_bytes,
+        "memory_bytes_fp32": fp32.memory_bytes,
+        "load_ms": found.load_ms,
+        "load_ms_fp32": fp32.load_ms,
+        "energy_joules": energy.joules,
+        "energy_reason": energy.reason,
         "device": latency.device,
         "environment": environment,
     }

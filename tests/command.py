@@ -14,6 +14,7 @@ SMALL = (
     "model.train_epochs=0",
     "timing.seconds=0.05",
     "sensitivity.seconds=0.05",
+    "trial.load_processes=1",
 )
 """Overrides for a search that takes seconds."""
 

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import autocompress.calibration
-from autocompress.budget import NO_LIMITS, Budget, Latency, Measurement
+from autocompress.budget import NO_LIMITS, Budget, Footprint, Latency, Measurement
 from autocompress.calibration import Calibration
 from autocompress.candidate import Candidate, build
 from autocompress.channels import ChannelGroups, find_groups
@@ -172,11 +172,11 @@ def bench(
     evaluator = Evaluator.prepare(tiny.task, tiny.components.metric, tiny.graph, device, tmp_path_factory.mktemp("bench"))
     quick = TimingSettings(seconds=0.01, precision=1.0)
     parts = (tiny.task, tiny.graph, groups.groups, tiny.components, tiny.calibration, database, device, evaluator)
-    return Bench(*parts, quick, TrialSettings())
+    return Bench(*parts, quick, TrialSettings(load_processes=1))
 
 
 class Stopwatch(Device):
-    """Times a few calls in this process, where it does not matter how sure a latency is."""
+    """Times a few calls in this process, where it does not matter how sure a latency is, and makes up what a load takes."""
 
     def latencies(
         self, reference: Path, candidates: Sequence[Path], inputs: Path, timing: TimingSettings, budget: Budget = NO_LIMITS
@@ -184,6 +184,10 @@ class Stopwatch(Device):
         example = [np.load(inputs)[:1]]
         base, *times = (self._milliseconds(path, example) for path in (reference, *candidates))
         return [Latency(ms, ms, base, ms / base, ms / base, ms / base, 1, "stopwatch") for ms in times]
+
+    def footprint(self, path: Path, inputs: Path, processes: int) -> Footprint:
+        size = path.stat().st_size
+        return Footprint(size, size, 1.0, 1.0, 1.0)
 
     def _milliseconds(self, path: Path, example: list[NDArray[np.generic]]) -> float:
         session = load_session(self._target, path, threads=1)

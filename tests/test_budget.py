@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 import pytest
 
 from autocompress import Budget, Latency, Measurement
+from autocompress.budget import Energy, Footprint
 from autocompress.config import compose_settings
 from autocompress.errors import BudgetError
 from autocompress.registry import load_registry
@@ -25,6 +26,10 @@ MEASURED = Measurement(
     accuracy_drop=0.02,
     images=100,
     latency=LATENCY,
+    memory_bytes=4000,
+    load_ms=20.0,
+    footprint=Footprint(4000, 50_000, 20.0, 15.0, 3.0),
+    energy=Energy(0.25),
 )
 LIMITS = [field.name for field in fields(Budget) if field.name != "latency_percentile"]
 
@@ -47,6 +52,8 @@ def test_limits_are_those_that_are_set() -> None:
         ("size_ratio", 0.2, 0.5),
         ("latency_ms", 1.0, 1.0),
         ("latency_ratio", 0.4, 0.25),
+        ("memory_bytes", 2000, 1.0),
+        ("load_ms", 25.0, -0.2),
         ("accuracy_drop", 0.04, -0.5),
         ("accuracy_drop", 0.016, 0.25),
         ("accuracy_drop", 0.005, 1.5),  # in units of one point, because the limit is less than that
@@ -62,6 +69,7 @@ def test_what_was_not_measured_violates_nothing(name: str) -> None:
     missing = replace(MEASURED, **{name: None})  # type: ignore[arg-type]
     assert Budget(**{name: 0.001}).violations(missing) == {name: 0.0}
     assert Budget(**{name: 0.001}).violations(MEASURED)[name] > 0
+    assert (Budget(**{name: 1.0}).unmeasured(missing), Budget(**{name: 1.0}).unmeasured(MEASURED)) == ([name], [])
 
 
 def test_a_file_that_gains_accuracy_is_within_a_drop_of_zero() -> None:
@@ -91,7 +99,10 @@ def test_a_drop_in_points_is_refused_with_the_unit(metric: str, refused: bool) -
         assert compose_settings(overrides, load_registry()).goal.budget.accuracy_drop == 1.5
 
 
-@pytest.mark.parametrize("measured", [MEASURED, replace(MEASURED, latency=None), Measurement(), Measurement(size_bytes=5)])
+@pytest.mark.parametrize(
+    "measured",
+    [MEASURED, replace(MEASURED, latency=None, energy=Energy(None, "no counter")), Measurement(), Measurement(size_bytes=5)],
+)
 def test_measurement_survives_json(measured: Measurement) -> None:
     assert Measurement.from_dict(json.loads(json.dumps(measured.to_dict()))) == measured
 

@@ -94,6 +94,8 @@ def test_evaluate_measures_any_file(searched: Path) -> None:
     done = run(searched, "evaluate", *SMALL, "artifact=out/best/model.onnx", "hydra.run.dir=evaluated")
     assert done.returncode == 0, done.stderr
     figures = json.loads((searched / "evaluated/evaluation.json").read_text())
+    assert all(figures[name] > 0 for name in ("memory_bytes", "memory_bytes_fp32", "load_ms", "load_ms_fp32"))
+    assert (figures["energy_joules"] is None) == bool(figures["energy_reason"])
     assert figures["artifact"]["size_bytes"] == (searched / "out/best/model.onnx").stat().st_size
     assert figures["accuracy"] == json.loads((searched / "out/result.json").read_text())["best"]["accuracy"]
     assert figures["drop_p"] == json.loads((searched / "out/result.json").read_text())["drop_p"]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, SyntheticProblem, TrialRecord
+from autocompress.budget import Energy, Footprint
 from autocompress.components import Recovery
 from autocompress.device import Device, TimingSettings
 from autocompress.errors import RuntimeCrashError
@@ -44,6 +45,12 @@ class Recorder(Device):
             raise RuntimeCrashError(f"target x: the runtime's process ended (signal 11) with {names}")
         found = [self.ratios.get(name, 0.5) for name in names]
         return [Latency(ratio, ratio, 1.0, ratio, ratio, ratio, 11, "made up") for ratio in found]
+
+    def footprint(self, path: Path, inputs: Path, processes: int) -> Footprint:
+        return Footprint(1000, 2000, 3.0, 2.0, 1.0)
+
+    def energy(self, path: Path, inputs: Path) -> Energy:
+        return Energy(0.5)
 
 
 class Idle(Recovery):
@@ -103,6 +110,16 @@ def test_finalists_are_timed_in_one_run_for_longer(find: Any, quick_bench: Bench
     assert reasons == []
     assert [finalist.measurement.latency_ratio for finalist in finalists] == [0.5, 0.4]
     assert [finalist.measurement.latency_ms for finalist in finalists] == [0.5, 0.4]
+    assert {(finalist.measurement.memory_bytes, finalist.measurement.load_ms) for finalist in finalists} == {(1000, 3.0)}
+    assert {finalist.measurement.energy for finalist in finalists} == {Energy(0.5)}
+
+
+def test_one_that_takes_more_memory_than_its_trial_promised_does_not_hold(
+    find: Any, quick_bench: Bench, policies: list[Policy]
+) -> None:
+    recorder = Recorder(quick_bench, {})
+    find(recorder, records(policies[:4]), Budget(memory_bytes=999))
+    assert recorder.batches == [["t0000", "t0001"], ["t0002", "t0003"]]
 
 
 def test_the_next_are_timed_only_when_none_holds(find: Any, quick_bench: Bench, policies: list[Policy]) -> None:

@@ -18,7 +18,14 @@ from torch.nn import functional
 from autocompress import Budget, SearchResult, Task, search
 from autocompress.report import result_dict, table
 
-QUICK = ["tracking=[]", "timing.seconds=0.02", "timing.precision=1", "sensitivity.seconds=0.02", "search.finalists=1"]
+QUICK = [
+    "tracking=[]",
+    "timing.seconds=0.02",
+    "timing.precision=1",
+    "sensitivity.seconds=0.02",
+    "search.finalists=1",
+    "trial.load_processes=1",
+]
 SIZES = (64, 128, 96)
 """Examples for calibration, search and report."""
 

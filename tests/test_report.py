@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from autocompress import SearchResult
+from autocompress.budget import Energy
 from autocompress.changes import Changes
 from autocompress.class_drops import ClassDrop
 from autocompress.flips import Flip
@@ -33,6 +34,29 @@ def result(tmp_path: Path) -> SearchResult:
 def test_drop_is_called_real_or_chance(result: SearchResult, drop: float, p: float, sentence: str) -> None:
     assert sentence in table(replace(result, drop=drop, drop_p=p)).splitlines()
     assert result_dict(replace(result, drop_p=p))["drop_p"] == p
+
+
+def test_memory_and_load_time_stand_beside_the_size(result: SearchResult) -> None:
+    base = replace(result.baseline.measurement, memory_bytes=8_000_000, load_ms=20.0, energy=Energy(0.5))
+    best = replace(result.best.measurement, memory_bytes=5_000_000, load_ms=50.0, energy=Energy(0.2))
+    assert best.size_bytes == 0.4 * (base.size_bytes or 0), "else memory would fall as the file does"
+    found = replace(result, baseline=replace(result.baseline, measurement=base), best=replace(result.best, measurement=best))
+    rows = [line.split() for line in table(found).splitlines()]
+    assert ["memory", "8,000,000", "B", "5,000,000", "B", "1.60x", "less"] in rows
+    assert ["load", "20.0", "ms", "50.0", "ms", "2.50x", "slower"] in rows
+    assert ["energy", "0.5", "J", "0.2", "J", "2.50x", "less"] in rows
+    assert "memory does not fall with the file" in table(found)
+    smaller = replace(found, best=replace(found.best, measurement=replace(best, memory_bytes=3_300_000)))
+    assert "memory does not fall" not in table(smaller)
+
+
+def test_why_there_is_no_energy_is_told(result: SearchResult) -> None:
+    best = replace(result.best.measurement, energy=Energy(None, "no energy counter: here"))
+    found = replace(result, best=replace(result.best, measurement=best))
+    written = result_dict(found)["best"]
+    assert (written["energy_joules"], written["energy_reason"]) == (None, "no energy counter: here")
+    assert "energy per inference was not measured: no energy counter: here" in table(found).splitlines()
+    assert not any(line.split()[:1] == ["energy"] and "J" in line.split() for line in table(found).splitlines())
 
 
 def test_nothing_is_said_about_what_is_not_there(result: SearchResult) -> None:

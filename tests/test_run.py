@@ -19,16 +19,24 @@ import torch
 from mlflow import MlflowClient
 from numpy.typing import NDArray
 
-from autocompress import Budget, LayerPolicy, Policy, SearchResult, Task, search
+from autocompress import Budget, LayerPolicy, Measurement, Policy, SearchResult, Task, search
 from autocompress.config import compose_settings
-from autocompress.errors import AutocompressError, ConfigError, DataError, PolicyError
+from autocompress.errors import AutocompressError, BudgetError, ConfigError, DataError, PolicyError
 from autocompress.graph import export
 from autocompress.policy import SavedPolicy, load_saved_policy
 from autocompress.record import Final
+from autocompress.run import check_measured
 from autocompress.settings import Settings
 from autocompress.verbs import apply_policy
 
-QUICK = ["tracking=[]", "timing.seconds=0.05", "timing.precision=1", "sensitivity.seconds=0.05", "search.finalists=1"]
+QUICK = [
+    "tracking=[]",
+    "timing.seconds=0.05",
+    "timing.precision=1",
+    "sensitivity.seconds=0.05",
+    "search.finalists=1",
+    "trial.load_processes=1",
+]
 BUDGET = Budget(size_ratio=0.9, accuracy_drop=0.2)
 TRIALS = 3
 END = "the search ended with {} trials, as many as it was asked for"
@@ -115,7 +123,12 @@ def is_interval(value: Any) -> bool:
 
 
 def is_final(value: Any) -> bool:
-    numbers = ("accuracy", "size_bytes", "latency_ms_median", "latency_ms_p95", "latency_ratio")
+    numbers = (
+        *("accuracy", "size_bytes", "latency_ms_median", "latency_ms_p95", "latency_ratio"),
+        *("memory_bytes", "process_bytes", "load_ms", "reload_ms", "first_inference_ms"),
+    )
+    if (value["energy_joules"] is None) != bool(value["energy_reason"]):
+        return False
     return all(is_number(value[name]) for name in numbers) and is_interval(value["accuracy_ci"]) and len(value["sha256"]) == 64
 
 
@@ -162,6 +175,13 @@ def test_every_key_is_documented_and_every_documented_key_is_there(written: dict
     assert set(written) == documented(top)
     assert set(written["best"]) == documented(final)
     assert set(written["baseline"]) == documented(final) - {"trial", "path"}
+
+
+def test_a_limit_on_a_figure_that_the_device_does_not_tell_is_refused() -> None:
+    known = Measurement(load_ms=20.0)
+    check_measured(Budget(load_ms=10.0), known)
+    with pytest.raises(BudgetError, match=r"^budget\.memory_bytes: the device does not tell this figure"):
+        check_measured(Budget(load_ms=10.0, memory_bytes=1e6), known)
 
 
 def test_versions_are_those_that_ran(written: dict[str, Any]) -> None:

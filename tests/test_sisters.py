@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,6 +54,12 @@ def test_one_that_was_measured_in_full_always_counts(limit: float) -> None:
     (found,) = judged_again([("other", record(WHOLE))], Budget(accuracy_drop=limit))
     assert (found.state, found.measurement, found.seconds) == ("complete", WHOLE, {})
     assert found.feasible == (limit > 0.02)
+
+
+def test_one_without_a_figure_that_is_limited_now_is_measured_again() -> None:
+    assert judged_again([("other", record(WHOLE))], Budget(memory_bytes=1e6)) == []
+    (found,) = judged_again([("other", record(replace(WHOLE, memory_bytes=2_000_000)))], Budget(memory_bytes=1e6))
+    assert found.violations == {"memory_bytes": 1.0}
 
 
 def test_failed_repeated_and_imported_ones_are_left_out() -> None:

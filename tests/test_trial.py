@@ -83,6 +83,9 @@ def test_baseline_is_the_fp32_file(bench: Bench, baseline: Measurement) -> None:
     assert baseline.latency is not None
     assert baseline.latency_ms == baseline.latency.median_ms > 0
     assert (baseline.at_most.latency_ratio, baseline.at_most.latency_ms) == (1, baseline.latency_ms)
+    assert baseline.footprint is not None and baseline.energy is not None
+    assert (baseline.memory_bytes, baseline.load_ms) == (baseline.footprint.memory_bytes, baseline.footprint.load_ms)
+    assert baseline.energy.joules or baseline.energy.reason
 
 
 def test_figures_of_a_record_can_be_computed_again(bench: Bench, attempt: Callable[..., TrialRecord], tmp_path: Path) -> None:
@@ -113,6 +116,23 @@ def test_figures_of_a_record_can_be_computed_again(bench: Bench, attempt: Callab
     assert record.feasible
     assert list(record.seconds) == GATES
     assert all(seconds > 0 for seconds in record.seconds.values())
+
+
+def test_memory_and_load_time_are_measured_where_they_are_limited(
+    bench: Bench, attempt: Callable[..., TrialRecord], tmp_path: Path
+) -> None:
+    free, fits, large = (
+        attempt(every(bench, INT8), budget, bench=bench)
+        for budget in (Budget(), Budget(memory_bytes=1e9, load_ms=1e5), Budget(memory_bytes=1000, load_ms=1e5))
+    )
+    assert (free.measurement.memory_bytes, free.measurement.load_ms, "footprint" in free.seconds) == (None, None, False)
+    assert (fits.state, list(fits.seconds)) == ("complete", [*GATES[:3], "footprint", *GATES[3:]])
+    known = bench.device.footprint(tmp_path / "t0003.onnx", bench.evaluator.inputs("example"), 1)
+    assert fits.measurement.memory_bytes == pytest.approx(known.memory_bytes, rel=0.2)
+    assert fits.measurement.load_ms == pytest.approx(known.load_ms, rel=2)
+    assert (large.state, large.gate) == ("pruned", "footprint")
+    assert large.reason == f"memory_bytes {large.measurement.memory_bytes:.4g} exceeds the budget 1000"
+    assert attempt(every(bench, INT8), Budget(load_ms=1e-3)).reason == "load_ms 1 exceeds the budget 0.001"
 
 
 def test_table_of_layers_describes_the_file(bench: Bench, attempt: Callable[..., TrialRecord], tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from autocompress_plugins.knapsack.candidates import at_prices, mutants, neighbo
 from autocompress_plugins.knapsack.goal import DropLink, Front, _undominated
 from autocompress_plugins.knapsack.surrogate import LossSurrogate
 from autocompress_plugins.tpe import Tpe
+from numpy.typing import NDArray
 
 from autocompress import Budget, Costs, Measurement, Sampler, SyntheticProblem
 from autocompress.record import Objective
+from autocompress.synthetic import FP32
 from autocompress.testing import SamplerContract
 
 PARAMETERS, OPTIONS = 30, 6
@@ -72,6 +74,27 @@ def test_trials_correct_wrong_tables() -> None:
         gains.append(1 - best(figures, problem) / best(figures[:1], problem))
     assert all(gain >= 0 for gain in gains)
     assert np.median(gains) > 0.05
+
+
+class Resident(SyntheticProblem):
+    """Every option but the first takes a quarter of the memory, however few bytes it has in the file; nothing predicts it."""
+
+    def evaluate(self, choices: NDArray[np.int64]) -> Measurement:
+        memory = round(1000 * float(np.where(choices == 0, 1.0, 0.25).mean()))
+        figures = replace(super().evaluate(choices), memory_bytes=memory)
+        if self.budget.violations(figures)["memory_bytes"] <= 0:
+            return figures
+        return replace(figures, accuracy=None, accuracy_drop=None, divergence=None, images=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_limits_that_nothing_predicts_are_learned_from_trials(seed: int) -> None:
+    sizes = {f"layer{number}": OPTIONS for number in range(PARAMETERS)}
+    baseline = replace(FP32, memory_bytes=1000)
+    problem = Resident(sizes, "accuracy", Budget(memory_bytes=500), seed=seed, baseline=baseline)
+    figures = found(Knapsack(), problem, 40)
+    assert sum(figure.accuracy is not None for figure in figures) > 30
+    assert best(figures, problem) < 0.5 * best(found(Tpe(), problem, 40), problem)
 
 
 def test_the_front_is_spread() -> None:

@@ -29,6 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, SearchResult, StudyContext, Tracker, TrialRecord
 from autocompress.artifact import Artifact
+from autocompress.budget import Energy, Footprint
 from autocompress.record import Final, LayerRow, Status
 from autocompress.registry import load_registry
 from autocompress.testing import TrackerContract
@@ -61,6 +62,10 @@ def measured(ratio: float, size: float, accuracy: float) -> Measurement:
         accuracy_drop=0.881 - accuracy,
         images=1000,
         latency=latency(ratio),
+        memory_bytes=int(5_000_000 * size),
+        load_ms=40.0 * ratio,
+        footprint=Footprint(int(5_000_000 * size), int(60_000_000 * size), 40.0 * ratio, 30.0 * ratio, 3.0),
+        energy=Energy(0.02 * ratio),
     )
 
 
@@ -287,6 +292,12 @@ def test_metrics_tell_section_and_unit(root: Path, client: MlflowClient, study: 
             "latency/ratio_high": 0.42,
             "size/bytes": 300_000,
             "size/ratio": 0.3,
+            "memory/bytes": 1_500_000,
+            "memory/process_bytes": 18_000_000,
+            "load/ms": 16.4,
+            "load/reload_ms": 12.3,
+            "load/first_inference_ms": 3.0,
+            "energy/joules": 0.0082,
             "weights/mean_bits": 5.0,
             "weights/sparsity": 0.375,
             "violation/total": 0,

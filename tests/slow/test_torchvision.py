@@ -27,6 +27,7 @@ QUICK = [
     "timing.precision=1",
     "sensitivity.seconds=0.05",
     "search.finalists=1",
+    "trial.load_processes=1",
 ]
 
 NETS: dict[str, dict[str, Any]] = {

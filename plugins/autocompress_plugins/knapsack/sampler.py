@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autocompress import Costs, Measurement, Problem
 from autocompress_plugins.knapsack.candidates import at_prices, mutants, neighbours
 from autocompress_plugins.knapsack.goal import DropLink, Front, single_value
+from autocompress_plugins.knapsack.ridge import estimated
 from autocompress_plugins.knapsack.surrogate import LossSurrogate
 
 Array = NDArray[np.float64]
@@ -26,6 +27,9 @@ STATIC = 4
 
 TOLD_APART = {"accuracy": 0.001, "latency": 0.01, "size": 0.001, "pareto": 0.0005}
 """Differences of drop, ratios, and share of the front's volume that mean something."""
+
+LATEST = 200
+"""Trials that figures without a model of their own are learned from."""
 
 MUTANTS = 150
 PARENTS = 4
@@ -251,15 +255,32 @@ class _Proposal:
         if not len(fresh):
             return np.array([self._random.integers(count) for count in self._sizes])
         losses = self._surrogate.drawn(*self._draw, fresh)
-        chosen: NDArray[np.int64] = fresh[self._order(losses, self._costs(fresh))[0]]
+        chosen: NDArray[np.int64] = fresh[self._order(fresh, losses, self._costs(fresh))[0]]
         return chosen
 
-    def _order(self, losses: Array, costs: Costs) -> NDArray[np.intp]:
+    def _order(self, rows: Choices, losses: Array, costs: Costs) -> NDArray[np.intp]:
         """Indices of the candidates, the best first."""
         if self._problem.objective == "pareto":
             return np.argsort(-self._front.gain(self._link.drop(losses), costs), kind="stable")
         missed, score = single_value(self._problem, losses, costs, self._loss_limit, self._caution)
-        return np.lexsort((score, missed))
+        return np.lexsort((score, missed + self._unpredicted(rows, costs)))
+
+    def _unpredicted(self, rows: Choices, costs: Costs) -> Array:
+        """What candidates may be over the limits that nothing else predicts, shape (N,)."""
+        known, excess = self._excesses
+        if not excess[:-1].size:
+            return np.zeros(len(rows))
+        estimate = estimated(rows, costs, excess[-1], known[:-1], self._costs(known[:-1]), excess[:-1])
+        return np.asarray(np.maximum(0.0, estimate).sum(axis=1))
+
+    @cached_property
+    def _excesses(self) -> tuple[Choices, Array]:
+        """Policies whose excess over those limits was measured, FP32 last, shape (M, P), and theirs, shape (M, limits)."""
+        measured = [(self._memory.row(trial), self._problem.measured(trial)) for trial in self._finished[-LATEST:]]
+        measured.append((np.zeros(len(self._sizes), dtype=np.int64), self._problem.baseline))
+        pairs = [(row, self._problem.unpredicted(figures)) for row, figures in measured if figures]
+        known = [(row, excess) for row, excess in pairs if excess is not None]
+        return np.array([row for row, _ in known]), np.array([excess for _, excess in known])
 
     @cached_property
     def _front(self) -> Front:

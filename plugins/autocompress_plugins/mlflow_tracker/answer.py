@@ -61,6 +61,18 @@ def _table(result: SearchResult, quality: Quality) -> str:
     if base.latency_ms is not None and best.latency_ms is not None:
         change = _times(best.latency_ratio, "faster", "slower")
         rows.append(("latency", f"{base.latency_ms:.3f} ms", f"{best.latency_ms:.3f} ms", change))
+    if base.memory_bytes and best.memory_bytes:
+        change = _times(best.memory_bytes / base.memory_bytes, "less", "more")
+        rows.append(("memory", f"{base.memory_bytes:,} bytes", f"{best.memory_bytes:,} bytes", change))
+    if base.load_ms and best.load_ms:
+        rows.append(
+            (
+                "load",
+                f"{base.load_ms:.1f} ms",
+                f"{best.load_ms:.1f} ms",
+                _times(best.load_ms / base.load_ms, "faster", "slower"),
+            )
+        )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -75,6 +75,7 @@ def metrics(record: TrialRecord) -> dict[str, float]:
     """Every figure of a trial, by section and unit."""
     measured = record.measurement
     latency: Mapping[str, Any] = asdict(measured.latency) if measured.latency else {}
+    footprint: Mapping[str, Any] = asdict(measured.footprint) if measured.footprint else {}
     found: dict[str, float | None] = {
         "quality/accuracy": measured.accuracy,
         "quality/accuracy_drop": measured.accuracy_drop,
@@ -89,6 +90,12 @@ def metrics(record: TrialRecord) -> dict[str, float]:
         "latency/load": latency.get("load"),
         "size/bytes": measured.size_bytes,
         "size/ratio": measured.size_ratio,
+        "memory/bytes": measured.memory_bytes,
+        "memory/process_bytes": footprint.get("process_bytes"),
+        "load/ms": measured.load_ms,
+        "load/reload_ms": footprint.get("reload_ms"),
+        "load/first_inference_ms": footprint.get("first_inference_ms"),
+        "energy/joules": measured.energy.joules if measured.energy else None,
         "weights/mean_bits": _mean(record.layers, "bits"),
         "weights/sparsity": _mean(record.layers, "sparsity"),
         "violation/total": record.violation if record.violations else None,
@@ -113,6 +120,9 @@ def result_metrics(result: SearchResult) -> dict[str, float]:
         "baseline/latency_median_ms": baseline.latency.median_ms if baseline.latency else None,
         "baseline/latency_resolution": result.self_check.resolution if result.self_check else None,
         "baseline/size_bytes": baseline.size_bytes,
+        "baseline/memory_bytes": baseline.memory_bytes,
+        "baseline/load_ms": baseline.load_ms,
+        "baseline/energy_joules": baseline.energy.joules if baseline.energy else None,
         "seconds/search": result.seconds,
         **{f"trials/{state}": states[state] for state in get_args(State)},
     }
