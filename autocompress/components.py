@@ -253,6 +253,7 @@ class Capabilities:
         passthrough_ops: ONNX operators that only move values, so that the output keeps the input's scale.
         packed_sparse: whether a bit mask plus packed non-zeros is expanded at load and not at each inference.
         minimum_runtime: runtime to the lowest version that runs the files.
+        barriers: whether a float operator between quantized tensors needs one before it to stay float.
     """
 
     containers: Mapping[str, tuple[int, ...]]
@@ -263,6 +264,7 @@ class Capabilities:
     codebooks: bool = False
     group_sizes: frozenset[str] = frozenset()
     minimum_runtime: Mapping[str, str] = field(default_factory=dict)
+    barriers: bool = True
 
     def modes(self, kind: str) -> tuple[Activation, ...]:
         """How a layer of this kind may compute when its weight has codes."""

@@ -79,7 +79,8 @@ def lower(graph: BaseGraph, compressed: CompressedModel, placement: Placement, c
             edit.make_hard(op)
     for node, tensor in placement.barriers.items():
         edit.add_barrier(node, tensor, compressed.ranges[placement.quantized[tensor]])
-    pooled = {op.output for op in graph.ops if op.op_type == POOL and op.name not in placement.integer}
+    held = capabilities.barriers
+    pooled = {op.output for op in graph.ops if held and op.op_type == POOL and op.name not in placement.integer}
     for tensor, source in placement.quantized.items():
         edit.quantize_tensor(tensor, compressed.ranges[source], held=tensor in pooled)
     return edit.finish()

@@ -59,7 +59,8 @@ def place(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Place
                     _share(quantized, output, quantized[op.inputs[0]])
             elif op.op_type != PRODUCT:
                 _share(quantized, op.output, op.output)
-    return Placement(frozenset(integer), quantized, _barriers(graph, capabilities, integer, quantized), modes, dynamic)
+    barriers = _barriers(graph, capabilities, integer, quantized) if capabilities.barriers else {}
+    return Placement(frozenset(integer), quantized, barriers, modes, dynamic)
 
 
 def check_decisions(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> None:

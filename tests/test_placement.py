@@ -239,6 +239,13 @@ def test_a_weight_that_is_no_layer_is_held_back_between_integer_layers(op_type: 
     assert placed(layers, ops, integer("a")).barriers == {}
 
 
+def test_a_runtime_that_leaves_float_operators_alone_needs_no_barrier(tiny: Tiny) -> None:
+    policy, capabilities = integer("inner.0", "depthwise.0"), tiny.components.target.capabilities()
+    needed = place(tiny.graph, policy, capabilities)
+    assert needed.barriers
+    assert place(tiny.graph, policy, replace(capabilities, barriers=False)) == replace(needed, barriers={})
+
+
 def test_an_operator_with_a_constant_is_float_but_needs_no_barrier() -> None:
     layers = [layer("a", "input", "a"), layer("b", "half", "output")]
     ops = [Op("mul", "Mul", ("a",), "half", constant=True)]

@@ -57,7 +57,7 @@ def test_bundled_components_are_all_there() -> None:
         "metric": [
             *("accuracy", "agreement", "cosine", "f1", "function", "kl", "mean_iou", "squared_error", "top5"),
         ],
-        "target": ["onnxruntime"],
+        "target": ["onnxruntime", "openvino"],
         "sampler": ["gp", "grid", "knapsack", "nsgaii", "random", "tpe"],
         "tracking": ["mlflow"],
     }

@@ -30,6 +30,8 @@ COMPONENTS = {
     "squared_error": [("metric", "squared_error")],
     "cosine": [("metric", "cosine")],
     "function": [("metric", "function")],
+    "onnxruntime_cpu": [("target", "onnxruntime")],
+    "openvino_cpu": [("target", "openvino")],
     "tpe": [("sampler", "tpe")],
     "random_search": [("sampler", "random")],
     "nsgaii": [("sampler", "nsgaii")],
