@@ -10,7 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -73,6 +73,14 @@ CASES = {
         "latency ratio at most 0.56, size ratio at most 0.29, at most 1.0 point lost",
         lambda m: m["latency_ratio"] <= 0.56 and m["size_ratio"] <= 0.29 and m["drop"] <= 0.01,
     ),
+    "efficientnet_lite0_openvino": Case(
+        (
+            *("+experiment=imagenet_efficientnet_lite0", "target=openvino", "objective=latency"),
+            *("budget.accuracy_drop=0.01", "search.trials=30"),
+        ),
+        "latency ratio at most 0.50, at most 1.0 point lost",
+        lambda m: m["latency_ratio"] <= 0.50 and m["drop"] <= 0.01,
+    ),
     "resnet20_small": Case(
         ("+experiment=cifar10_resnet20", *SMALL, *SPARSE, "search.trials=40", "budget.latency_ratio=0.54"),
         "1.85x faster and 5x smaller at no more than 1.0 point lost, no training data",
@@ -100,11 +108,17 @@ CASES = {
 }
 
 
-def run_case(name: str, run: int, work: Path) -> dict[str, Any]:
-    """One search from nothing; returns its result.json."""
+def run_case(name: str, run: int, work: Path, resume: bool, more: Sequence[str]) -> dict[str, Any]:
+    """One search; returns its result.json.
+
+    Args:
+        resume: go on in the folder of an earlier one instead of beginning from nothing.
+        more: overrides besides the case's own.
+    """
     folder = work / f"{name}-{run}"
-    shutil.rmtree(folder, ignore_errors=True)
-    overrides = [*CASES[name].overrides, f"search.seed={run}", f"hydra.run.dir={folder}"]
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    overrides = [*CASES[name].overrides, *more, f"search.seed={run}", f"hydra.run.dir={folder}"]
     subprocess.run([sys.executable, "-m", "autocompress", "search", *overrides], check=True)
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return {**result, "bit_widths": bit_widths(folder / "best/state.safetensors")}
@@ -141,13 +155,19 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=[], metavar="CASE")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("outputs/acceptance"))
+    parser.add_argument("--resume", action="store_true", help="go on with searches that were stopped")
+    parser.add_argument(
+        "--override", action="append", default=[], help="a setting for every case: target=openvino, search.trials=9"
+    )
     arguments = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     for name in arguments.cases or CASES:
-        measured = medians([run_case(name, run, arguments.work.resolve()) for run in range(arguments.runs)])
+        work, more = arguments.work.resolve(), arguments.override
+        measured = medians([run_case(name, run, work, arguments.resume, more) for run in range(arguments.runs)])
         record = {"asked": CASES[name].asked, "met": CASES[name].met(measured), "runs": arguments.runs, **measured}
-        command = f"autocompress search {' '.join(CASES[name].overrides)}"
-        (RESULTS / f"acceptance_{name}.json").write_text(json.dumps({"command": command, **record}, indent=2) + "\n")
+        command = f"autocompress search {' '.join([*CASES[name].overrides, *more])}"
+        suffix = "".join(f"_{setting.removeprefix('target=')}" for setting in more if setting.startswith("target="))
+        (RESULTS / f"acceptance_{name}{suffix}.json").write_text(json.dumps({"command": command, **record}, indent=2) + "\n")
         sys.stdout.write(f"{name}: {'met' if record['met'] else 'MISSED'}: asked {record['asked']}\n  {json.dumps(measured)}\n")
 
 

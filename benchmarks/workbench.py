@@ -172,9 +172,10 @@ def _command() -> str:
 def environment() -> dict[str, Any]:
     """What a figure depends on besides the code."""
     from importlib.metadata import version
+    from importlib.util import find_spec
 
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    packages = ("torch", "onnxruntime", "onnx-ir", "numpy", "optuna")
+    packages = ["torch", "onnxruntime", "onnx-ir", "numpy", "optuna", *(["openvino"] if find_spec("openvino") else [])]
     return {
         "commit": commit,
         "cpu": _cpu(),

@@ -1,7 +1,7 @@
-"""Classifiers with random weights, made as fast as they get: `python -m benchmarks.zoo [NETS...] --trials 25`.
+"""Classifiers with random weights, made as fast as they get: `python -m benchmarks.zoo [NETS...] --trials 25 --target NAME`.
 
-Each layer in INT8 or float, objective latency without an accuracy floor, ONNX Runtime, one thread, batch 1. Beside it in the
-same run the files of ONNX Runtime's own `quantize_static` (QDQ, per channel) and of NNCF's `quantize`, made with the same
+Each layer in INT8 or float, objective latency without an accuracy floor, one thread, batch 1. Beside it in the same run and
+runtime the files of ONNX Runtime's own `quantize_static` (QDQ, per channel) and of NNCF's `quantize`, made with the same
 calibration data, timed in turns.
 """
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from autocompress import SearchResult, Task, search
+from autocompress import SearchResult, Target, Task, search
 from autocompress.config import compose_settings
 from autocompress.device import TimingSettings, open_device
 from autocompress.graph import export
@@ -41,9 +41,10 @@ NETS = (
     "mobilenet_v3_small",
 )
 PIXELS, PART = 224, 8
+DEFAULT_TARGET = "onnxruntime"
 TIMING = TimingSettings(seconds=20.0, precision=0.002)
 SETTINGS = ("quantizer=[int8]", "pruner=[]", "tracking=[]")
-COLUMNS = ("net", "ratio", "quantize_static", "nncf", "seconds", "float_layers", "integer_ops", "float_ops")
+COLUMNS = ("net", "target", "ratio", "quantize_static", "nncf", "seconds", "float_layers", "integer_ops", "float_ops")
 
 
 def random_net(name: str, images: Tensor) -> nn.Module:
@@ -67,21 +68,21 @@ def random_task(name: str) -> Task:
     return Task(random_net(name, images[:PART]), images[:1], **parts, metric="cosine", name=name)
 
 
-def row_of(name: str, trials: int) -> dict[str, Any]:
-    """One search, and the delivered file beside the other tool's."""
-    with tempfile.TemporaryDirectory() as folder:
-        task, start = random_task(name), time.monotonic()
-        result = search(task, objective="latency", trials=trials, output_dir=folder, overrides=SETTINGS)
-        seconds = time.monotonic() - start
-        reference = Path(folder) / "fp32.onnx"
-        others = made_by_others(reference, Path(folder), task.sets["calibration"].inputs)
-        ratios = timed(task, reference, {"ratio": result.best.artifact.path, **others})
-        return {"net": name, **ratios, "seconds": round(seconds), **summary(task, result), "status": result.status}
+def row_of(name: str, trials: int, target: Target, folder: Path) -> dict[str, Any]:
+    """One search, which goes on where an earlier one in the folder stopped, and the delivered file beside the other tools'."""
+    task, start = random_task(name), time.monotonic()
+    overrides = [*SETTINGS, f"target={target.name}"]
+    result = search(task, objective="latency", trials=trials, output_dir=folder, overrides=overrides)
+    seconds = time.monotonic() - start
+    reference = folder / "fp32.onnx"
+    others = made_by_others(reference, folder, task.sets["calibration"].inputs)
+    ratios = timed(task, target, reference, {"ratio": result.best.artifact.path, **others})
+    decided = summary(task, target, result)
+    return {"net": name, "target": target.name, **ratios, "seconds": round(seconds), **decided, "status": result.status}
 
 
-def timed(task: Task, reference: Path, files: dict[str, Path]) -> dict[str, float]:
+def timed(task: Task, target: Target, reference: Path, files: dict[str, Path]) -> dict[str, float]:
     """Median ratio to FP32, all files in the same interleaved rounds."""
-    target = compose_settings(SETTINGS, load_registry()).components.target
     inputs = reference.with_name("example.npy")
     np.save(inputs, task.example_input[:1].numpy())
     with open_device(target, 1) as device:
@@ -89,9 +90,8 @@ def timed(task: Task, reference: Path, files: dict[str, Path]) -> dict[str, floa
     return {what: latency.ratio for what, latency in zip(files, found, strict=True)}
 
 
-def summary(task: Task, result: SearchResult) -> dict[str, Any]:
+def summary(task: Task, target: Target, result: SearchResult) -> dict[str, Any]:
     """What the policy decided, and how the operators between layers compute."""
-    target = compose_settings(SETTINGS, load_registry()).components.target
     with tempfile.TemporaryDirectory() as folder:
         graph = export(task.model, task.example_input, Path(folder) / "fp32.onnx")
     integer = place(graph, result.policy, target.capabilities()).integer
@@ -121,13 +121,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("nets", nargs="*", default=NETS)
     parser.add_argument("--trials", type=int, default=25)
+    parser.add_argument("--target", default=DEFAULT_TARGET)
+    parser.add_argument("--work", type=Path, help="keep the searches here; the same command goes on where it was stopped")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    target = compose_settings([f"target={arguments.target}"], load_registry()).components.target
+    suffix = "" if target.name == DEFAULT_TARGET else f"_{target.name}"
     rows: list[dict[str, Any]] = []
     for name in arguments.nets:
-        rows.append(row_of(name, arguments.trials))
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(
+                row_of(name, arguments.trials, target, arguments.work / f"{name}{suffix}" if arguments.work else Path(folder))
+            )
         sys.stdout.write(f"{table(rows)}\n")
-        publish(f"zoo_{name}", rows[-1])
+        publish(f"zoo_{name}{suffix}", rows[-1])
 
 
 if __name__ == "__main__":
