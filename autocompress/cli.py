@@ -12,13 +12,14 @@ from typing import NoReturn
 from autocompress.errors import AutocompressError
 
 DEFAULT_VERB = "search"
-VERBS = ("search", "sensitivity", "apply", "evaluate", "plugins")
+VERBS = ("search", "sensitivity", "probe", "apply", "evaluate", "plugins")
 
 OVERVIEW = """autocompress: the most accurate model file that fits your budget on the machine it will run on.
 
   autocompress search +experiment=cifar10_resnet20 objective=latency budget.accuracy_drop=0.01 search.trials=40
   autocompress search +experiment=digits    the embedded default, no data needed
   autocompress sensitivity +experiment=digits   what each option of each layer costs and saves alone
+  autocompress probe                        what compressing gains on this device, whatever the model
   autocompress apply policy=PATH            build a file again from a saved policy and its state
   autocompress evaluate artifact=PATH       accuracy, size and latency of any ONNX file
   autocompress plugins                      components, where they come from, and load errors

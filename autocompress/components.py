@@ -58,9 +58,14 @@ class QuantizedTensor:
         """The int8 numbers that an integer kernel computes with; shape of `codes`."""
         return self.codes if self.codebook is None else self.codebook[self.codes.long()]
 
+    @property
+    def numbers(self) -> Tensor:
+        """Levels without their zero points: what each weight is in units of its scale, int32; shape of `codes`."""
+        return self.levels.int() - self._spread(self.zero_point.int())
+
     def dequantize(self) -> Tensor:
         """The float32 values that the codes stand for; shape of `codes`."""
-        return (self.levels.float() - self._spread(self.zero_point.float())) * self._spread(self.scale)
+        return self.numbers.float() * self._spread(self.scale)
 
     def rounded(self, weight: Tensor) -> QuantizedTensor:
         """The nearest values to another weight, float32 of the same shape, on this very grid."""

@@ -23,6 +23,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from autocompress.budget import Budget
+from autocompress.capability_probe import ProbeSettings
 from autocompress.components import Components, Metric, Observer, Sampler, Target
 from autocompress.data import DataSettings
 from autocompress.device import TimingSettings
@@ -74,6 +75,7 @@ class BaseSchema:
     trial: TrialSettings = field(default_factory=TrialSettings)
     timing: TimingSettings = field(default_factory=TimingSettings)
     sensitivity: SensitivitySettings = field(default_factory=SensitivitySettings)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
 
 
 @dataclass
@@ -112,6 +114,7 @@ SCHEMAS = {
     "base_schema": BaseSchema,
     "search_schema": JobSchema,
     "sensitivity_schema": JobSchema,
+    "probe_schema": JobSchema,
     "apply_schema": ApplySchema,
     "evaluate_schema": EvaluateSchema,
     "plugins_schema": PluginsSchema,
@@ -228,6 +231,7 @@ def search_settings(config: DictConfig, registry: Registry, folder: Path) -> Set
         trial=schema.trial,
         timing=schema.timing,
         sensitivity=schema.sensitivity,
+        probe=schema.probe,
         folder=folder,
         plain=cast(Mapping[str, Any], OmegaConf.to_container(config, resolve=True)),
     )

@@ -89,6 +89,7 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
             with progress.stage("mask overlap"):
                 overlap = mask_overlap(bench, result.policy, settings.folder / "cache", settings.search.seed)
             result = dataclasses.replace(result, mask_overlap=overlap)
+        result = dataclasses.replace(result, reasons=[*result.reasons, *workspace.notes])
         result = _completed(result, context, workspace.groups, settings, time.monotonic() - start)
         write_result(result)
         for line in notify("autocompress_search_finished", study=context, result=result):

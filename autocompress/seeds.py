@@ -8,8 +8,9 @@ from itertools import pairwise
 from typing import TypeVar, get_args
 
 from autocompress.graph import Layer
+from autocompress.narrow_weights import NARROW_BITS
 from autocompress.observers import merged_observers
-from autocompress.policy import FLOAT_BITS, Activation, ChannelPolicy, LayerPolicy, Policy, Precision
+from autocompress.policy import FLOAT_BITS, INTEGER_BITS, Activation, ChannelPolicy, LayerPolicy, Policy, Precision
 from autocompress.regions import merged
 from autocompress.space import SearchSpace
 from autocompress.sparsity import CHANNEL, n_of_m
@@ -96,8 +97,13 @@ def _observers(space: SearchSpace) -> list[dict[str, str]]:
 
 def _levels(space: SearchSpace) -> list[int]:
     """Bit-widths that some layer can have without pruning, most first; float is the baseline, not a seed."""
-    found = {option.bits for options in space.layers.values() for option in options if not option.prunes}
+    found = {_level(option) for options in space.layers.values() for option in options if not option.prunes}
     return sorted(found - {FLOAT_BITS}, reverse=True)
+
+
+def _level(option: LayerPolicy) -> int:
+    """Weights of 7 bits stand in for those of 8 on devices whose kernels lose sums, and are stored as they are."""
+    return INTEGER_BITS if option.bits == NARROW_BITS else option.bits
 
 
 def _modes(space: SearchSpace) -> list[Activation]:
@@ -112,8 +118,8 @@ def _uniform(space: SearchSpace, bits: int, mode: Activation) -> Choice:
 
 def _nearest(options: Sequence[LayerPolicy], bits: int, mode: Activation) -> LayerPolicy:
     """The unpruned option with the fewest bits that are at least `bits`, in this mode if it can; else the most precise one."""
-    fitting = [option for option in options if not option.prunes and option.bits >= bits]
-    return min(fitting, key=lambda option: (option.bits, option.activation != mode), default=options[0])
+    fitting = [option for option in options if not option.prunes and _level(option) >= bits]
+    return min(fitting, key=lambda option: (_level(option), option.activation != mode), default=options[0])
 
 
 def _mix(high: Choice, low: Choice, layers: Mapping[str, Layer], share: float) -> Choice:

@@ -228,10 +228,12 @@ def _label(option: Decision) -> str:
 
 
 def _precision(option: LayerPolicy) -> str:
-    """`int8`, `gptq4`: the quantizer, and its bits unless the name ends with them."""
+    """`int8`, `gptq4`, `int8/7`: the quantizer, and its bits unless the name ends with them."""
     if option.quantizer is None:
         return "float"
-    return option.quantizer if option.quantizer.endswith(str(option.bits)) else f"{option.quantizer}{option.bits}"
+    if option.quantizer.endswith(str(option.bits)):
+        return option.quantizer
+    return f"{option.quantizer}{'/' if option.quantizer[-1].isdigit() else ''}{option.bits}"
 
 
 def _cut(option: Decision) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autocompress.capability_probe import ProbeSettings
 from autocompress.components import Components
 from autocompress.device import TimingSettings
 from autocompress.effects import SensitivitySettings
@@ -36,6 +37,7 @@ class Settings:
     timing: TimingSettings
     sensitivity: SensitivitySettings
     folder: Path
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
     plain: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -100,12 +100,22 @@ Option = LayerPolicy | ChannelPolicy | RegionPolicy | ObserverPolicy
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The decisions: parameter name to its options, from the most precise to the smallest."""
+    """The decisions: parameter name to its options, from the most precise to the smallest.
+
+    Attributes:
+        whole: digest of the space that this one is a part of; empty: it is whole.
+    """
 
     layers: Mapping[str, tuple[LayerPolicy, ...]]
     channels: Mapping[str, tuple[ChannelPolicy, ...]]
     ops: Mapping[str, tuple[RegionPolicy, ...]] = field(default_factory=dict)
     observers: Mapping[str, tuple[ObserverPolicy, ...]] = field(default_factory=dict)
+    whole: str = ""
+
+    @property
+    def family(self) -> str:
+        """Digest of the space before a goal left out what it has no use for: measurements are shared among such spaces."""
+        return self.whole or self.digest
 
     @property
     def digest(self) -> str:
@@ -183,6 +193,14 @@ class SearchSpace:
             raise PolicyError(f"seed policy decides the observer of '{name}'; it is not searched (search.observers)")
         found = layers | channels | regions | observers
         return {name: index for name, index in found.items() if name in self.distributions}
+
+    def offers(self, policy: Policy) -> bool:
+        """Whether some choice of options is this policy."""
+        try:
+            self.indices(policy)
+        except PolicyError:
+            return False
+        return True
 
 
 def _speed(option: Option) -> object:

@@ -28,6 +28,9 @@ ID = "id"
 FAMILY = "family"
 """Attribute of a study: equal in all studies of a file whose measurements mean the same."""
 
+SPACE = "space"
+"""Attribute of a study: digest of the space that its indices mean."""
+
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -101,7 +104,8 @@ class SearchStudy:
         self._study.set_user_attr(FAMILY, family)
         known = {record.policy.digest for record in self.records() if record.state != "failed"}
         sisters = [(sister.study_name, record) for sister in self._sisters(family) for record in _records(sister)]
-        new = [record for record in judged_again(sisters, budget) if record.policy.digest not in known]
+        judged = [record for record in judged_again(sisters, budget) if record.policy.digest not in known]
+        new = [record for record in judged if self._space.offers(record.policy)]
         add_finished(
             self._study, [self._frozen(replace(record, number=n)) for n, record in enumerate(new, len(self._trials()))]
         )
@@ -155,8 +159,7 @@ def open_study(
         sampler: of the number of trials there are, so that a seeded one does not propose the same again when a search resumes.
     """
     logging.getLogger("optuna").setLevel(logging.WARNING)
-    family = [*identity, space.digest]
-    digest = _digest([*family, objective, json.dumps(budget.limits(), sort_keys=True)])[:8]
+    digest = _digest([*identity, space.digest, objective, json.dumps(budget.limits(), sort_keys=True)])[:8]
     study = optuna.create_study(
         study_name=f"{identity[0]}-{objective}-{digest}",
         storage=_storage(path),
@@ -164,9 +167,23 @@ def open_study(
         load_if_exists=True,
     )
     opened = SearchStudy(study, space, objective)
-    opened.import_sisters(_digest(family), budget)
+    study.set_user_attr(SPACE, space.digest)
+    opened.import_sisters(_digest([*identity, space.family]), budget)
     study.sampler = sampler(len(study.get_trials(deepcopy=False)))
     return opened
+
+
+def searched_spaces(path: Path, identity: Sequence[str], family: str) -> set[str]:
+    """Digests of the spaces that were searched in a file, of those that are parts of one.
+
+    Args:
+        family: digest of the whole (`SearchSpace.family`).
+    """
+    if not path.exists():
+        return set()
+    studies = optuna.get_all_study_summaries(_storage(path), include_best_trial=False)
+    ours = [study.user_attrs for study in studies if study.user_attrs.get(FAMILY) == _digest([*identity, family])]
+    return {str(attributes.get(SPACE)) for attributes in ours}
 
 
 def _digest(parts: Sequence[str]) -> str:

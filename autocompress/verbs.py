@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +11,9 @@ import numpy as np
 import torch
 
 from autocompress.artifact import Artifact, sha256_of
+from autocompress.cache import cache_folder
 from autocompress.candidate import build, load_state
+from autocompress.capability_probe import CapabilityProbe, find_capabilities
 from autocompress.config import Job
 from autocompress.data import load_splits
 from autocompress.device import open_device
@@ -45,19 +46,13 @@ def run_verb(verb: str, job: Job, registry: Registry) -> None:
     if verb == "plugins":
         _say(plugin_table(registry))
     elif job.settings is not None:
-        {"search": _search, "sensitivity": _sensitivity, "apply": _apply, "evaluate": _evaluate}[verb](
-            job, job.settings, registry
-        )
+        verbs = {"search": _search, "sensitivity": _sensitivity, "probe": _probe, "apply": _apply, "evaluate": _evaluate}
+        verbs[verb](job, job.settings, registry)
 
 
 def _say(text: str) -> None:
     """Results go to standard output, progress to standard error."""
     sys.stdout.write(f"{text}\n")
-
-
-def cache_folder() -> Path:
-    """Where trained checkpoints are kept between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "autocompress"
 
 
 def build_task(job: Job, settings: Settings, progress: Progress) -> Task:
@@ -95,6 +90,16 @@ def _sensitivity(job: Job, settings: Settings, registry: Registry) -> None:
     write_heatmap(found, settings.folder / "sensitivity.png")
     _say(sensitivity_table(found, max(MINIMUM_WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)))
     _say(f"more: sensitivity.json, sensitivity.csv and sensitivity.png in {settings.folder}")
+
+
+def _probe(job: Job, settings: Settings, registry: Registry) -> None:
+    progress, file = Progress(), settings.folder / "probe.json"
+    with open_device(settings.components.target, torch.get_num_threads()) as device:
+        probe = CapabilityProbe.of(settings, device, progress)
+        with progress.stage("capability probe"):
+            findings = find_capabilities(probe, probe.subjects(), file, cache_folder())
+    _say(findings.table())
+    _say(f"more: {file}")
 
 
 def _apply(job: Job, settings: Settings, registry: Registry) -> None:

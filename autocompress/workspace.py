@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+from autocompress.cache import cache_folder
 from autocompress.calibration import Calibration
+from autocompress.capability_probe import CapabilityProbe, find_capabilities
 from autocompress.channels import ChannelGroups, find_groups
 from autocompress.components import Metric
 from autocompress.compress import LayerDatabase
@@ -19,16 +21,20 @@ from autocompress.device import Device, open_device
 from autocompress.effects import Journal
 from autocompress.errors import ConfigError
 from autocompress.evaluation import Evaluator
+from autocompress.findings import Findings
 from autocompress.graph import BaseGraph
+from autocompress.narrow_weights import with_narrow_weights
 from autocompress.policy import INTEGER_BITS
 from autocompress.preparation import prepare
 from autocompress.progress import Progress
 from autocompress.settings import Settings
 from autocompress.space import SearchSpace, build_space
 from autocompress.sparsity import CHANNEL
+from autocompress.study import searched_spaces
 from autocompress.task import Task, check_labels
 from autocompress.trial import Bench
 from autocompress.twin import verify_groups
+from autocompress.worthwhile import Uses, worthwhile
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Workspace:
             change.
         groups: those that can be cut, and why the others cannot.
         journal: what is known of single options.
+        notes: what the device does not do well, and what is not searched for it.
     """
 
     identity: Sequence[str]
@@ -47,6 +54,7 @@ class Workspace:
     bench: Bench
     space: SearchSpace
     journal: Journal
+    notes: Sequence[str] = ()
 
 
 @contextmanager
@@ -71,14 +79,42 @@ def _prepared(task: Task, settings: Settings, device: Device, progress: Progress
     _check_labels(task, settings.components.metric)
     with progress.stage("channel groups"):
         groups = _groups(task, graph, settings)
+    findings = _findings(graph, device, settings, progress)
+    settings = dataclasses.replace(settings, components=with_narrow_weights(settings.components, findings.saturating()))
     with progress.stage("calibration"):
         bench = _bench(task, graph, groups, device, settings)
         space = _space(bench, settings)
         bench.calibration.observe()
     identity = _identity(task, graph, device, settings)
+    space, notes = _part(space, graph, findings, identity, settings)
     measured_on = f"{settings.sensitivity.images} examples"
     journal = Journal(settings.folder / "sensitivity.jsonl", [*identity, measured_on])
-    return Workspace(identity, groups, bench, space, journal)
+    for note in notes:
+        progress.note(note)
+    return Workspace(identity, groups, bench, space, journal, notes)
+
+
+def _findings(graph: BaseGraph, device: Device, settings: Settings, progress: Progress) -> Findings:
+    """What the device does with the kinds of layers and operators that the model has."""
+    if not settings.probe.enabled:
+        return Findings("", "", "")
+    kinds, types = {layer.kind for layer in graph.layers.values()}, {op.op_type for op in graph.ops}
+    probe = CapabilityProbe.of(settings, device, progress)
+    wanted = [subject for subject in probe.subjects() if subject[1] in kinds | types]
+    with progress.stage("capability probe"):
+        return find_capabilities(probe, wanted, settings.folder / "probe.json", cache_folder())
+
+
+def _part(
+    space: SearchSpace, graph: BaseGraph, findings: Findings, identity: Sequence[str], settings: Settings
+) -> tuple[SearchSpace, Sequence[str]]:
+    """The space without what the goal has no use for, unless the folder was searched with more: that answers sooner."""
+    uses = Uses.of(settings.goal.objective, settings.goal.budget)
+    part, notes = worthwhile(space, graph, settings.components, findings, uses)
+    known = searched_spaces(settings.folder / "study.db", identity, part.family)
+    if known and part.digest not in known:
+        return worthwhile(space, graph, settings.components, findings, Uses(time=False, size=False))
+    return part, notes
 
 
 def _check_labels(task: Task, metric: Metric) -> None:

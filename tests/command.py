@@ -15,6 +15,7 @@ SMALL = (
     "timing.seconds=0.05",
     "sensitivity.seconds=0.05",
     "trial.load_processes=1",
+    "probe.enabled=false",
 )
 """Overrides for a search that takes seconds."""
 

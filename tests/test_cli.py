@@ -120,7 +120,7 @@ def test_help_lists_groups_and_their_options(call: Call) -> None:
 def test_no_arguments_show_the_verbs(call: Call) -> None:
     done = call()
     assert done.returncode == 0
-    assert all(verb in done.stdout for verb in ("search", "sensitivity", "apply", "evaluate", "plugins"))
+    assert all(verb in done.stdout for verb in ("search", "sensitivity", "probe", "apply", "evaluate", "plugins"))
 
 
 def test_cfg_job_prints_the_composed_settings(call: Call) -> None:
@@ -161,7 +161,7 @@ def test_completion_can_be_installed(call: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["frobnicate"], "unknown verb 'frobnicate'; expected one of search, sensitivity, apply, evaluate, plugins"),
+        (["frobnicate"], "unknown verb 'frobnicate'; expected one of search, sensitivity, probe, apply, evaluate, plugins"),
         (
             ["search", "quantizer=[int9]"],
             "quantizer 'int9' is not registered; available: estimated, gptq, int4, int8, mean_rounding. Did you mean 'int8'?",

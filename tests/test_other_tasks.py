@@ -25,6 +25,7 @@ QUICK = [
     "sensitivity.seconds=0.02",
     "search.finalists=1",
     "trial.load_processes=1",
+    "probe.enabled=false",
 ]
 SIZES = (64, 128, 96)
 """Examples for calibration, search and report."""

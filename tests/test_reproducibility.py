@@ -111,6 +111,7 @@ def test_answer_says_how_reproducible_its_masks_are(tiny: Tiny, tmp_path: Path) 
         "timing.precision=1",
         "sensitivity.seconds=0.05",
         "search.finalists=1",
+        "probe.enabled=false",
         f"search.seeds=[{seed}]",
     ]
     result = search(

@@ -36,6 +36,7 @@ QUICK = [
     "sensitivity.seconds=0.05",
     "search.finalists=1",
     "trial.load_processes=1",
+    "probe.enabled=false",
 ]
 BUDGET = Budget(size_ratio=0.9, accuracy_drop=0.2)
 TRIALS = 3

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, TrialRecord
 from autocompress.record import LayerRow, Objective, State
 from autocompress.space import SearchSpace
-from autocompress.study import SearchStudy, open_study
+from autocompress.study import SearchStudy, open_study, searched_spaces
 
 OPTIONS = (LayerPolicy(), LayerPolicy("int8", 8), LayerPolicy("int4", 4))
 SPACE = SearchSpace({"stem": OPTIONS, "head": OPTIONS}, {})
@@ -431,3 +431,23 @@ def test_sigkill_between_two_trials(tmp_path: Path) -> None:
     assert [each.state for each in study.records()] == ["complete", "pruned"]
     assert study.close_interrupted() == 1
     assert study.ask().params["stem"] == int(done.stdout)
+
+
+def test_a_part_of_a_space_takes_over_what_it_offers(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    made = [tell(study, number, stem, head) for number, (stem, head) in enumerate([(0, 1), (2, 2)])]
+    part = SearchSpace({"stem": OPTIONS[:2], "head": OPTIONS[:2]}, {}, whole=SPACE.digest)
+    assert [each.policy for each in opened(tmp_path, space=part).records()] == [made[0].policy]
+    assert len(opened(tmp_path).records()) == 2
+
+
+def test_the_spaces_that_were_searched(tmp_path: Path) -> None:
+    identity = ["tiny", "model", "data"]
+    assert searched_spaces(tmp_path / "study.db", identity, SPACE.digest) == set()
+    assert not (tmp_path / "study.db").exists()
+    part = SearchSpace({"stem": OPTIONS[:2], "head": OPTIONS}, {}, whole=SPACE.digest)
+    for space in (SPACE, part):
+        opened(tmp_path, space=space)
+    opened(tmp_path, identity=("tiny", "other", "data"))
+    assert searched_spaces(tmp_path / "study.db", identity, SPACE.digest) == {SPACE.digest, part.digest}
+    assert searched_spaces(tmp_path / "study.db", identity, part.digest) == set()
