@@ -1,4 +1,4 @@
-"""Asks a device, in under a minute, which ways of compressing gain time or bytes there, and whether it adds up right.
+"""Asks a device which ways of compressing gain time or bytes there, and whether it adds up right: a minute for all of them.
 
 Small networks (`probe_nets`) are exported and lowered as a search does it and timed beside their FP32 files on the real device;
 single layers are compared with exact arithmetic (`exact_sums`). What is found is kept in the study's folder, so that a search

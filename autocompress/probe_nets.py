@@ -91,11 +91,11 @@ _LAYERS = (
     ProbeNet(
         "conv_transpose",
         lambda: nn.Sequential(nn.ConvTranspose2d(CHANNELS, CHANNELS, 2, stride=2), nn.ReLU()),
-        ((1, CHANNELS, 8, 8), (1, CHANNELS, 32, 32)),
+        ((1, CHANNELS, 32, 32),),
     ),
     ProbeNet("linear", lambda: _chain(lambda: nn.Linear(1024, 1024)), ((1, 1024),)),
     ProbeNet("linear", lambda: _chain(lambda: nn.Linear(256, 256)), ((1, 96, 256),)),
-    ProbeNet("embedding", lambda: nn.Sequential(nn.Embedding(4096, 128)), ((1, 8), (1, 256)), rows=4096),
+    ProbeNet("embedding", lambda: nn.Sequential(nn.Embedding(4096, 128)), ((1, 256),), rows=4096),
 )
 
 _OPS: dict[str, tuple[Callable[..., Tensor], int]] = {

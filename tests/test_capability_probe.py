@@ -80,27 +80,32 @@ def probe(components: Components, device: Device, folder: Path) -> CapabilityPro
     return CapabilityProbe(components, device, QUICK, folder / "probe", Progress(quiet=True))
 
 
-def test_every_way_of_a_kind_is_timed_at_every_shape(tiny: Tiny, device: Device, tmp_path: Path, small: None) -> None:
-    rows = probe(tiny.components, device, tmp_path).find([("layer", "conv2d")])
+@pytest.fixture(scope="module")
+def rows(tiny: Tiny, device: Device, tmp_path_factory: pytest.TempPathFactory) -> list[Finding]:
+    folder = tmp_path_factory.mktemp("rows")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autocompress.capability_probe.layer_nets", lambda kind: (SMALL,))
+        found = probe(tiny.components, device, folder).find([("layer", "conv2d")])
+    assert not (folder / "probe").exists()
+    return found
+
+
+def test_every_way_of_a_kind_is_timed_at_every_shape(tiny: Tiny, rows: list[Finding]) -> None:
     ways = list(encodings("conv2d", tiny.components.target.capabilities()))
     assert [Encoding(row.encoding, row.bits, row.mode) for row in rows] == ways  # type: ignore[arg-type]
     assert {(way.name, way.mode) for way in ways} >= {("int8", "static"), ("sparse-int4", "float"), ("codebook4", "static")}
     assert all(len(row.cases) == 2 and all(case.ratio > 0 for case in row.cases) for row in rows)
     by = {(row.encoding, row.mode): row for row in rows}
     assert is_smaller(by["int4", "static"].cases, by["int8", "static"].cases)
-    assert not (tmp_path / "probe").exists()
 
 
-def test_integer_layers_of_this_machine_add_up_right(tiny: Tiny, device: Device, tmp_path: Path, small: None) -> None:
+def test_integer_layers_of_this_machine_add_up_right(rows: list[Finding]) -> None:
     """Against float64; where this fails, the machine is one that the probe is for."""
-    rows = probe(tiny.components, device, tmp_path).find([("layer", "conv2d")])
     assert all((row.error is None) == (row.mode == "float") for row in rows)
     assert all(0 <= row.error <= WRONG_STEPS for row in rows if row.error is not None)
 
 
-def test_an_operator_is_timed_against_itself_in_float(
-    tiny: Tiny, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_operator_is_timed_against_itself_in_float(tiny: Tiny, device: Device, tmp_path: Path) -> None:
     (row,) = probe(tiny.components, device, tmp_path).find([("op", "Sigmoid")])
     assert (row.subject, row.name, row.mode, len(row.cases)) == ("op", "Sigmoid", "integer", 2)
 

@@ -4,11 +4,16 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import optuna
 import pytest
 
+from autocompress import Budget, LayerPolicy
 from autocompress.config import compose_settings
 from autocompress.device import Device
-from autocompress.workspace import _identity
+from autocompress.findings import Case, Finding, Findings
+from autocompress.space import SearchSpace
+from autocompress.study import open_study
+from autocompress.workspace import _identity, _part
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -49,3 +54,23 @@ def test_what_was_measured_elsewhere_or_otherwise_is_not_taken_over(tiny: Tiny, 
 )
 def test_another_goal_or_effort_uses_what_was_measured(tiny: Tiny, override: str) -> None:
     assert identity(tiny, "board", override) == identity(tiny)
+
+
+SPACE = SearchSpace({"stem.0": (LayerPolicy(), LayerPolicy("int8", 8), LayerPolicy("int4", 4))}, {})
+ROWS = tuple(
+    Finding("layer", "conv2d", "static", name, int(name[-1]), (Case(0.5, 0.498, 0.502, 0.3),))
+    for name in ("int8", "int4", "codebook4")
+)
+
+
+@pytest.mark.parametrize(("searched", "left"), [(None, 2), ("part", 2), ("whole", 3)])
+def test_a_folder_that_was_searched_with_more_stays_so(tiny: Tiny, tmp_path: Path, searched: str | None, left: int) -> None:
+    """The trials there answer for another goal, and a search that resumes keeps its space."""
+    settings = dataclasses.replace(compose_settings(["objective=latency"], tiny.registry), folder=tmp_path)
+    findings, names = Findings("k", "cpu", "r", ROWS), ["tiny", "model"]
+    part, notes = _part(SPACE, tiny.graph, findings, names, settings)
+    assert (len(part.layers["stem.0"]), len(notes)) == (2, 1)
+    for space in {"whole": [SPACE], "part": [SPACE, part]}.get(searched or "", []):
+        open_study(tmp_path / "study.db", names, space, "latency", Budget(), optuna.samplers.RandomSampler)
+    found, _ = _part(SPACE, tiny.graph, findings, names, settings)
+    assert len(found.layers["stem.0"]) == left
