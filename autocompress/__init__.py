@@ -54,12 +54,14 @@ if TYPE_CHECKING:
     from autocompress.record import StudyContext as StudyContext
     from autocompress.record import TrialRecord as TrialRecord
     from autocompress.recovery import Recoverable as Recoverable
+    from autocompress.registry import load_registry as load_registry
     from autocompress.rows import ScaleRows as ScaleRows
     from autocompress.run import search as search
     from autocompress.stats import LayerStats as LayerStats
     from autocompress.synthetic import SyntheticProblem as SyntheticProblem
     from autocompress.task import Examples as Examples
     from autocompress.task import Task as Task
+    from autocompress.transport import Transport as Transport
 
 _HOMES = {
     "artifact": ("Artifact",),
@@ -84,11 +86,13 @@ _HOMES = {
     "quality": ("Quality",),
     "record": ("SearchResult", "StudyContext", "TrialRecord"),
     "recovery": ("Recoverable",),
+    "registry": ("load_registry",),
     "rows": ("ScaleRows",),
     "run": ("search",),
     "stats": ("LayerStats",),
     "synthetic": ("SyntheticProblem",),
     "task": ("Examples", "Task"),
+    "transport": ("Transport",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

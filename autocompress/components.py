@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from autocompress.transport import LocalTransport, Transport
+
 if TYPE_CHECKING:
     import optuna
     from numpy.typing import NDArray
@@ -303,6 +305,10 @@ class Target(Component):
     def options(self) -> dict[str, object]:
         """Options passed to the session module, JSON values only."""
         return {}
+
+    def transport(self) -> Transport:
+        """The way to the machine that the runtime runs on; by default it is this one."""
+        return LocalTransport()
 
 
 @dataclass(frozen=True)

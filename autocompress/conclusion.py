@@ -12,6 +12,7 @@ from autocompress.budget import Budget, Measurement
 from autocompress.candidate import save_state
 from autocompress.changes import Changes, find_changes
 from autocompress.finalists import Finalist, find_finalists, fits
+from autocompress.host import host_accuracy
 from autocompress.intervals import Drop, Statistics, interval, paired_drop
 from autocompress.loop import Goal, Outcome, SearchRun
 from autocompress.overhead import overhead_notes
@@ -63,6 +64,7 @@ def conclude(run: SearchRun, outcome: Outcome, baseline: Measurement) -> SearchR
         minimum_runtime={},
         reasons=[*why, *reasons, *overhead_notes(outcome.records), outcome.ended],
         quality=quality,
+        host_accuracy=host_accuracy(bench.evaluator, bench.components.target, bench.graph, artifact.path, "report"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -269,14 +269,7 @@ def _searched_observers(schema: BaseSchema, registry: Registry) -> dict[str, Obs
 
 def _instance(kind: str, name: str, values: Any, registry: Registry) -> Any:
     """Hydra gives an instance when the group file is the dataclass itself, a mapping when the user wrote YAML."""
-    component = cast(type[Any], registry.component(kind, name))
-    if isinstance(values, component):
-        return values
-    known = {entry.name for entry in fields(component)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ConfigError(f"{kind}.{name}: no option '{unknown[0]}'; options: {', '.join(sorted(known)) or 'none'}")
-    return component(**values)
+    return values if isinstance(values, registry.component(kind, name)) else registry.create(kind, name, values)
 
 
 def _one(schema: BaseSchema, kind: str, registry: Registry) -> Any:

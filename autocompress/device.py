@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
@@ -19,7 +18,12 @@ from numpy.typing import NDArray
 from autocompress import runner
 from autocompress.budget import NO_LIMITS, Budget, Energy, Footprint, Latency
 from autocompress.components import Target
-from autocompress.errors import ConfigError, RuntimeCrashError
+from autocompress.errors import ConfigError, ConnectionLostError, RuntimeCrashError
+from autocompress.persistence import persist
+from autocompress.transport import Transport
+
+PATIENCE_SECONDS = 600.0
+"""How long a lost connection is tried again by default: a machine that starts anew is back by then."""
 
 
 @dataclass
@@ -45,11 +49,25 @@ class TimingSettings:
 
 
 class Device:
-    """A target's runtime in a process of its own, restarted after a crash."""
+    """A target's runtime in a process of its own, restarted after a crash.
 
-    def __init__(self, target: Target, threads: int) -> None:
-        self._target, self._threads = target, threads
+    Args:
+        threads: threads for computing outputs on this machine; elsewhere as many as that machine has cores.
+        transport: the way to another machine than the target's own.
+        patience: seconds for which a lost connection is tried again; None: for ever.
+    """
+
+    def __init__(
+        self, target: Target, threads: int, transport: Transport | None = None, patience: float | None = PATIENCE_SECONDS
+    ) -> None:
+        self._transport = transport or target.transport()
+        self._target, self._threads, self._patience = target, threads if self._transport.here else 0, patience
         self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this machine."""
+        return self._transport.here
 
     def describe(self) -> dict[str, str]:
         """Names of the `device` and the `runtime`."""
@@ -59,14 +77,14 @@ class Device:
     def outputs(self, path: Path, inputs: Path, start: int, stop: int, batch: int, optimize: bool = True) -> NDArray[Any]:
         """First output of a file for examples start .. stop of an array file."""
         with tempfile.NamedTemporaryFile(suffix=".npy", dir=inputs.parent) as file:
-            request = {"path": str(path), "inputs": str(inputs), "save": file.name, "threads": self._threads}
-            self._ask("outputs", **request, start=start, stop=stop, batch=batch, optimize=optimize)
+            examples: dict[str, Any] = {"inputs": inputs, "start": start, "stop": stop, "batch": batch}
+            self._ask("outputs", Path(file.name), path=path, **examples, threads=self._threads, optimize=optimize)
             array: NDArray[Any] = np.load(file.name)
             return array
 
     def integer_nodes(self, path: Path, inputs: Path) -> frozenset[str]:
         """Names of the nodes that the optimized graph computes in integers."""
-        return frozenset(self._ask("integer_nodes", path=str(path), inputs=str(inputs)))
+        return frozenset(self._ask("integer_nodes", path=path, inputs=inputs))
 
     def environment(self) -> dict[str, Any]:
         """What latencies depend on besides the files: `autocompress.fingerprint`."""
@@ -91,16 +109,21 @@ class Device:
         Returns:
             One for each candidate, in their order.
         """
-        paths = {"reference": str(reference), "candidates": [str(path) for path in candidates], "inputs": str(inputs)}
-        effort = {
+        files: dict[str, Any] = {"reference": reference, "candidates": list(candidates), "inputs": inputs}
+        effort: dict[str, Any] = {
             "seconds": timing.seconds,
             "precision": timing.precision,
             "percentile": budget.latency_percentile,
             "ratio_limit": budget.latency_ratio,
             "ms_limit": budget.latency_ms,
         }
-        how = {"threads": self._target.threads, "batch": timing.batch, "effort": effort, "lease_log": timing.lease_log}
-        return [Latency(**figures) for figures in self._ask("latencies", **paths, **how)]
+        how: dict[str, Any] = {
+            "threads": self._target.threads,
+            "batch": timing.batch,
+            "effort": effort,
+            "lease_log": timing.lease_log,
+        }
+        return [Latency(**figures) for figures in self._ask("latencies", threads=self._target.threads, **files, **how)]
 
     def footprint(self, path: Path, inputs: Path, processes: int) -> Footprint:
         """What a file costs a process that loads it and runs it once: each figure's median over fresh processes."""
@@ -109,35 +132,67 @@ class Device:
         return Footprint(**{"memory_bytes": None, "process_bytes": None, **medians})
 
     def _loaded_afresh(self, path: Path, inputs: Path) -> dict[str, Any]:
-        with open_device(self._target, self._threads) as fresh:
-            request = {"path": str(path), "inputs": str(inputs), "threads": self._target.threads}
-            figures: dict[str, Any] = fresh._ask("footprint", **request)
+        """In a process of its own, over the same connection."""
+        fresh = Device(self._target, self._threads, self._transport, self._patience)
+        try:
+            figures: dict[str, Any] = fresh._ask("footprint", path=path, inputs=inputs, threads=self._target.threads)
             return figures
+        finally:
+            fresh._stop()
 
     def energy(self, path: Path, inputs: Path) -> Energy:
         """Energy of one inference, with the target's threads."""
-        return Energy(**self._ask("energy", path=str(path), inputs=str(inputs), threads=self._target.threads))
+        return Energy(**self._ask("energy", path=path, inputs=inputs, threads=self._target.threads))
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and the connection to it."""
+        self._stop()
+        self._transport.close()
+
+    def _stop(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
             self._process = None
 
-    def _ask(self, do: str, **arguments: Any) -> Any:
-        line = self._exchange(json.dumps({"do": do, **arguments}))
-        if not line:
-            raise RuntimeCrashError(
-                f"target {self._target.name}: the runtime's process ended ({self._end()}) while asked to {do}"
-            )
+    def _ask(self, do: str, save: Path | None = None, **arguments: Any) -> Any:
+        """The answer to one request, made again while the machine is away.
+
+        Args:
+            save: the local file that shall hold what the request saves.
+            arguments: JSON values; paths and lists of paths are local ones.
+        """
+        return persist(lambda: self._attempt(do, save, arguments), self._patience)
+
+    def _attempt(self, do: str, save: Path | None, arguments: Mapping[str, Any]) -> Any:
+        try:
+            return self._answer(do, save, arguments)
+        except ConnectionLostError:
+            self.close()  # who knows what is left on the other side
+            raise
+
+    def _answer(self, do: str, save: Path | None, arguments: Mapping[str, Any]) -> Any:
+        there = {name: self._sent(value) for name, value in arguments.items()}
+        if save is not None:
+            there["save"] = self._transport.place(save)
+        line = self._exchange(json.dumps({"do": do, **there}))
+        if not line.endswith("\n"):
+            raise self._end(do)
         answer = json.loads(line)
         if "error" in answer:
             raise RuntimeCrashError(f"target {self._target.name}: {do}: {' '.join(answer['error'].split())}")
+        if save is not None:
+            self._transport.fetch(save)
         return answer["ok"]
 
+    def _sent(self, value: Any) -> Any:
+        """The value with paths of this machine replaced by paths there."""
+        if isinstance(value, list):
+            return [self._sent(entry) for entry in value]
+        return self._transport.send(value) if isinstance(value, Path) else value
+
     def _exchange(self, request: str) -> str:
-        """One request, one answer; empty when the process ended. An interrupted request must not leave its answer behind."""
+        """One request, one answer in a line; less when the process ended. An interrupted request must not leave one behind."""
         process = self._running()
         assert process.stdin is not None and process.stdout is not None
         try:
@@ -146,35 +201,34 @@ class Device:
                 process.stdin.flush()
             return process.stdout.readline()
         except BaseException:
-            self.close()
+            self._stop()
             raise
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None:
-            self._process = self._start()
+            options = json.dumps(self._target.options())
+            self._process = self._transport.start(
+                Path(runner.__file__), [self._target.session_file, options, *runner.COMPANION_FILES]
+            )
         return self._process
 
-    def _start(self) -> subprocess.Popen[str]:
-        options = json.dumps(self._target.options())
-        command = [sys.executable, "-P", runner.__file__, str(self._target.session_file), options]
-        # A session of its own: Ctrl-C reaches the search, which then ends this process in order.
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
-
-    def _end(self) -> str:
+    def _end(self, do: str) -> RuntimeCrashError | ConnectionLostError:
+        """Why a request was not answered."""
         assert self._process is not None
         status = self._process.wait()
-        self.close()
-        return f"signal {-status}" if status < 0 else f"status {status}"
+        self._stop()
+        if self._transport.is_lost(status):
+            return ConnectionLostError(f"target {self._target.name}: the connection was lost while asked to {do}")
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        return RuntimeCrashError(f"target {self._target.name}: the runtime's process ended ({how}) while asked to {do}")
 
 
 @contextlib.contextmanager
-def open_device(target: Target, threads: int) -> Iterator[Device]:
-    """A device that is closed at the end.
-
-    Args:
-        threads: threads for computing outputs; latency uses the target's own.
-    """
-    device = Device(target, threads)
+def open_device(
+    target: Target, threads: int, transport: Transport | None = None, patience: float | None = PATIENCE_SECONDS
+) -> Iterator[Device]:
+    """A device that is closed at the end; latency uses the target's own threads. For the arguments see `Device`."""
+    device = Device(target, threads, transport, patience)
     try:
         yield device
     finally:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from autocompress.errors import AutocompressError, ConfigError
+from autocompress.errors import AutocompressError, ConfigError, UnreachableError
 from autocompress.observers import in_effect
 from autocompress.policy import Policy
 from autocompress.problem import Effect
@@ -132,6 +132,8 @@ def _measured(bench: Bench, policy: Policy, images: int) -> Effect:
         size = bench.build(policy, path).artifact.size_bytes
         evaluator, count = bench.evaluator, min(images, len(bench.evaluator.targets["calibration"]))
         outputs = evaluator.outputs(path, "calibration", 0, count)
+    except UnreachableError:
+        raise
     except AutocompressError:
         return Effect(math.inf, math.inf, len(bench.graph.data))
     finally:

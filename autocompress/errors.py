@@ -59,5 +59,13 @@ class RuntimeCrashError(AutocompressError, RuntimeError):
     """The runtime's process ended or answered with an error; carries what it said."""
 
 
+class UnreachableError(AutocompressError, ConnectionError):
+    """The machine that a target's runtime runs on cannot be used. It says nothing about a candidate, so it ends the search."""
+
+
+class ConnectionLostError(UnreachableError):
+    """It is away for now: the same request may succeed later."""
+
+
 class CheckError(AutocompressError, ArithmeticError):
     """A candidate file failed a check: it did not load, is not finite, or disagrees with itself."""

@@ -13,7 +13,7 @@ from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
 from autocompress.candidate import Candidate
 from autocompress.compress import CompressedModel
-from autocompress.errors import RuntimeCrashError
+from autocompress.errors import RuntimeCrashError, UnreachableError
 from autocompress.evaluation import check_outputs
 from autocompress.loop import Goal, SearchRun
 from autocompress.policy import Policy
@@ -81,6 +81,8 @@ def _tried(
     """As in a trial, one bad candidate does not end the search."""
     try:
         return [build(run, record)]
+    except UnreachableError:
+        raise
     except Exception as error:
         reasons.append(f"trial {record.number} was {failure}: {type(error).__name__}: {error}")
         return []

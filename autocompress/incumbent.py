@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autocompress.errors import AutocompressError
+from autocompress.errors import AutocompressError, UnreachableError
 from autocompress.intervals import Statistics
 from autocompress.policy import Policy
 from autocompress.trial import Bench
@@ -33,6 +33,8 @@ class Incumbent:
         try:
             self._bench.build(policy, self._path)
             return evaluator.statistics(self._path, "search", 0, len(evaluator.targets["search"]))
+        except UnreachableError:
+            raise
         except AutocompressError:
             return None
         finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autocompress.budget import Budget
 from autocompress.ending import Ending
-from autocompress.errors import ConfigError
+from autocompress.errors import ConfigError, UnreachableError
 from autocompress.history import History
 from autocompress.incumbent import Incumbent
 from autocompress.intervals import Statistics
@@ -132,6 +132,9 @@ def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener:
             listener(record)
             run.progress.trial(record, history.count, settings.trials, history.leader)
             _clean(candidates, settings.keep, history)
+    except UnreachableError:
+        study.close_interrupted()
+        raise
     except KeyboardInterrupt:
         study.close_interrupted()
         history = History(run.goal.objective, study.records())

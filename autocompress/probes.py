@@ -12,7 +12,7 @@ from statistics import median
 
 from autocompress.budget import Latency
 from autocompress.effects import Journal
-from autocompress.errors import AutocompressError
+from autocompress.errors import AutocompressError, UnreachableError
 from autocompress.latency_model import LatencyFeatures, Observation
 from autocompress.policy import Policy
 from autocompress.progress import Progress
@@ -93,5 +93,7 @@ def _latencies(bench: Bench, paths: Sequence[Path], seconds: float) -> list[Late
     timing, example = replace(bench.timing, seconds=seconds), bench.evaluator.inputs("example")
     try:
         return list(bench.device.latencies(bench.graph.path, paths, example, timing, bench.no_limits)) if paths else []
+    except UnreachableError:
+        raise
     except AutocompressError:
         return [None] if len(paths) == 1 else [_latencies(bench, [path], seconds)[0] for path in paths]

@@ -219,6 +219,8 @@ class SearchResult:
         predicted: what the search's model said of best before it was measured: `divergence`, `size_ratio`, `latency_ratio`;
             empty when there was none.
         environment, self_check: as in `StudyContext`.
+        host_accuracy: accuracy of best on the report set in the same runtime on the machine that searched; None where that is
+            the target's own.
     """
 
     status: Status
@@ -248,3 +250,4 @@ class SearchResult:
     predicted: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     self_check: Latency | None = None
+    host_accuracy: float | None = None

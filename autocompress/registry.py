@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import pluggy
 
 from autocompress import hookspecs
 from autocompress.components import Component, Metric, Observer, Pruner, Quantizer, Recovery, Sampler, Target, Tracker
-from autocompress.errors import PluginError, UnknownComponentError
+from autocompress.errors import ConfigError, PluginError, UnknownComponentError
 
 DISABLED = "AUTOCOMPRESS_DISABLED_PLUGINS"
 
@@ -76,6 +77,20 @@ class Registry:
             return self.components[kind, name].component
         except KeyError:
             raise UnknownComponentError(kind, name, self.names(kind)) from None
+
+    def create(self, kind: str, name: str, settings: Mapping[str, Any]) -> Any:
+        """A component with settings for some of its fields.
+
+        Raises:
+            UnknownComponentError: no plugin in use registers it.
+            ConfigError: it has no such field.
+        """
+        component = self.component(kind, name)
+        known = {entry.name for entry in dataclasses.fields(cast(Any, component))}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise ConfigError(f"{kind}.{name}: no option '{unknown[0]}'; options: {', '.join(sorted(known)) or 'none'}")
+        return component(**settings)
 
     def versions(self) -> dict[str, str]:
         """Distribution to version, for the plugins in use."""

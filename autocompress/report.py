@@ -39,6 +39,7 @@ def result_dict(result: SearchResult) -> dict[str, Any]:
             "trial": result.best_trial,
             "path": _relative(result.best.artifact.path, result.folder),
         },
+        "accuracy_host": result.host_accuracy,
         "drop": result.drop,
         "drop_ci": list(result.drop_ci),
         "drop_upper": result.drop_upper,
@@ -150,6 +151,7 @@ def table(result: SearchResult) -> str:
         *_latency_lines(result),
         *_deployment_lines(result),
         *_significance_line(result),
+        *_host_line(result),
         *_classes_line(result),
         *_observers_line(result),
         *_prediction_line(result),
@@ -218,6 +220,15 @@ def _significance_line(result: SearchResult) -> list[str]:
     verdict = "is real" if result.drop_p < LEVEL else "is within chance"
     p = f"p = {result.drop_p:.2g}" if result.drop_p >= SMALLEST_P else f"p < {SMALLEST_P}"
     return [f"the {what} of {size} {verdict} ({p})"]
+
+
+def _host_line(result: SearchResult) -> list[str]:
+    """How far the device's accuracy is from this machine's; nothing where they are the same machine."""
+    accuracy, here = result.best.measurement.accuracy, result.host_accuracy
+    if here is None or accuracy is None:
+        return []
+    quality, change = result.quality, result.quality.signed(here - accuracy, digits=2)
+    return [f"on the machine that searched, the same file has {quality.metric} {quality.value(here)}; on the device {change}"]
 
 
 def _classes_line(result: SearchResult) -> list[str]:

@@ -3,8 +3,7 @@
 Self-contained: standard library and numpy only; the runtime comes through a session module given by its path. A crash of the
 runtime ends this process and costs one trial.
 
-The same script can be executed on another device: copy `FILES`, which is this file and the ones that it loads from its own
-folder, and the session module.
+The same script can be executed on another device: `runner.py SESSION_MODULE OPTIONS COMPANION_FILES...`, each a path there.
 
 Protocol: one JSON object a line. Request `{"do": name, ...arguments}`; answer `{"ok": value}` or `{"error": text}`.
 """
@@ -14,7 +13,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import select
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,13 +38,13 @@ def load_module(path: str) -> Any:
 
 
 COMPANIONS = ("energy", "fingerprint", "footprint", "lease", "timing")
-FILES = tuple(Path(__file__).with_name(f"{name}.py") for name in ("runner", *COMPANIONS))
-"""What travels to another device, into one folder."""
+COMPANION_FILES = tuple(Path(__file__).with_name(f"{name}.py") for name in COMPANIONS)
+"""Self-contained modules that a script of this file is told the places of: they travel with it."""
 
 if __package__:
     from autocompress import energy, fingerprint, footprint, lease, timing
-else:  # a script, whose folder is no place to import from: names there may hide other modules
-    energy, fingerprint, footprint, lease, timing = (load_module(str(path)) for path in FILES[1:])
+else:
+    energy, fingerprint, footprint, lease, timing = (load_module(path) for path in sys.argv[3:])
 
 Run = Callable[[Sequence[Any]], list[Any]]
 
@@ -67,8 +68,12 @@ class Runner:
     def outputs(
         self, path: str, inputs: str, save: str, start: int, stop: int, batch: int, threads: int, optimize: bool
     ) -> int:
-        """Run examples start .. stop of an array file, save the first output; returns the number of examples."""
-        run = self._session.load(path, threads, optimize, **self._options)
+        """Run examples start .. stop of an array file, save the first output; returns the number of examples.
+
+        Args:
+            threads: 0: as many as there are cores.
+        """
+        run = self._session.load(path, threads or os.cpu_count(), optimize, **self._options)
         examples = np.load(inputs, mmap_mode="r")
         chunks = [np.ascontiguousarray(examples[at : min(at + batch, stop)]) for at in range(start, stop, batch)]
         np.save(save, np.concatenate([run([chunk])[0] for chunk in chunks]))
@@ -153,10 +158,19 @@ def serve(runner: Runner, requests: IO[str], answers: IO[str]) -> None:
         answers.flush()
 
 
+def end_with_reader(answers: int) -> None:
+    """End this process once nobody can read its answers any more: what it measures then would only disturb others."""
+    reader = select.poll()
+    reader.register(answers, 0)  # nothing but an error or the other side's end is reported
+    if any(event & (select.POLLERR | select.POLLHUP) for _, event in reader.poll()):
+        os._exit(1)
+
+
 def main() -> None:
     """Serve on standard input and output; what the runtime prints goes to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    threading.Thread(target=end_with_reader, args=(answers.fileno(),), daemon=True).start()
     serve(Runner(load_module(sys.argv[1]), json.loads(sys.argv[2])), sys.stdin, answers)
 
 

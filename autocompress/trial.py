@@ -20,8 +20,8 @@ from autocompress.candidate import Candidate, build, layer_rows, placement_warni
 from autocompress.channels import ChannelGroup
 from autocompress.components import Components
 from autocompress.compress import CompressedModel, LayerDatabase
-from autocompress.device import Device, TimingSettings
-from autocompress.errors import ConfigError
+from autocompress.device import PATIENCE_SECONDS, Device, TimingSettings
+from autocompress.errors import ConfigError, UnreachableError
 from autocompress.evaluation import Evaluator
 from autocompress.graph import BaseGraph
 from autocompress.intervals import Statistics, paired_drop
@@ -35,12 +35,14 @@ from autocompress.task import Task
 
 @dataclass
 class TrialSettings:
-    """How much one trial measures.
+    """How much one trial measures, and how long it waits for the machine that measures.
 
     Attributes:
         subsets: shares of the search set after which a hopeless candidate is dropped (`autocompress.racing`).
         minimum_subset: smallest number of examples of a subset.
         check_images: calibration examples on which the optimized run is compared with the unoptimized one.
+        reconnect_seconds: how long a lost connection to another machine is tried again before the search ends; the same command
+            then resumes with the very trial that waited. None: for ever.
         load_processes: fresh processes that load a file for its memory and load time; medians count. FP32 and finalists are
             always measured, trials where the budget limits one of the two.
     """
@@ -48,6 +50,7 @@ class TrialSettings:
     subsets: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5])
     minimum_subset: int = 50
     check_images: int = 32
+    reconnect_seconds: float | None = PATIENCE_SECONDS
     load_processes: int = 3
 
     def __post_init__(self) -> None:
@@ -179,6 +182,9 @@ def run_trial(
 
     Returns:
         The record, and the metric's statistics on the whole search set where it got so far.
+
+    Raises:
+        UnreachableError: nothing can be measured any more, whatever the candidate.
     """
     progress = _Progress()
     state, reason = _outcome(bench, policy, budget, rivals, path, progress)
@@ -192,6 +198,8 @@ def _outcome(
         _pass_gates(bench, policy, budget, rivals, path, progress)
     except _PrunedError as pruned:
         return "pruned", str(pruned)
+    except UnreachableError:
+        raise
     except Exception as error:
         return "failed", f"{type(error).__name__}: {error}"
     progress.gate = "done"

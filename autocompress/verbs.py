@@ -22,6 +22,7 @@ from autocompress.evaluation import Evaluator
 from autocompress.factories import load_function
 from autocompress.graph import BaseGraph
 from autocompress.heatmap import write_heatmap
+from autocompress.host import host_accuracy
 from autocompress.intervals import interval, paired_drop
 from autocompress.policy import SavedPolicy, load_saved_policy
 from autocompress.preparation import prepare
@@ -149,7 +150,8 @@ def _evaluate(job: Job, settings: Settings, registry: Registry) -> None:
 def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settings) -> dict[str, object]:
     """Accuracy on the report set, size, latency, memory, load time and energy of a file, beside the FP32 file."""
     components = settings.components
-    with open_device(components.target, torch.get_num_threads()) as device:
+    patience = settings.trial.reconnect_seconds
+    with open_device(components.target, torch.get_num_threads(), patience=patience) as device:
         evaluator = Evaluator.prepare(task, components.metric, graph, device, settings.folder / "cache")
         evaluator.keep_reference(graph, "report")
         reference = evaluator.reference_statistics("report")
@@ -159,6 +161,7 @@ def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settin
         environment = device.environment()
         fp32, found = (device.footprint(file, example, settings.trial.load_processes) for file in (graph.path, path))
         energy = device.energy(path, example)
+        on_host = host_accuracy(evaluator, components.target, graph, path, "report")
     shutil.rmtree(evaluator.folder, ignore_errors=True)
     drop = paired_drop(components.metric, reference, np.asarray(statistics))
     artifact = Artifact.of(path, "onnx")
@@ -169,6 +172,7 @@ def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settin
         "accuracy": components.metric.value(statistics),
         "accuracy_ci": interval(components.metric, statistics),
         "accuracy_fp32": components.metric.value(reference),
+        "accuracy_host": on_host,
         "drop": drop.value,
         "drop_ci": (drop.low, drop.high),
         "drop_p": paired_p(components.metric, reference, np.asarray(statistics)),

@@ -66,7 +66,8 @@ def open_workspace(task: Task, settings: Settings, progress: Progress) -> Iterat
         DataError: labels do not fit the model's outputs.
         ConfigError: nothing is left to decide.
     """
-    with open_device(settings.components.target, torch.get_num_threads()) as device:
+    patience = settings.trial.reconnect_seconds
+    with open_device(settings.components.target, torch.get_num_threads(), patience=patience) as device:
         try:
             yield _prepared(task, settings, device, progress)
         finally:

@@ -15,10 +15,11 @@ import pytest
 from autocompress.budget import Budget
 from autocompress.candidate import Candidate
 from autocompress.device import Device, TimingSettings, open_device
-from autocompress.errors import RuntimeCrashError
+from autocompress.errors import ConnectionLostError, RuntimeCrashError, UnreachableError
 from autocompress.fingerprint import device_name
 from autocompress.policy import LayerPolicy, Policy
 from autocompress.timing import MIN_OPENINGS, MIN_OPENINGS_ABOVE
+from autocompress.transport import LocalTransport
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -184,6 +185,49 @@ def test_an_interrupted_request_leaves_no_answer_behind(tiny: Tiny, fresh: Devic
         timer.join()
         signal.signal(signal.SIGUSR1, previous)
     assert fresh.describe() == expected
+
+
+class Shy(LocalTransport):
+    """A machine whose connection is lost a few times: before a file is sent, and while a request is answered."""
+
+    here = False
+
+    def __init__(self) -> None:
+        self.unsent, self.closed = 1, 0
+
+    def send(self, path: Path) -> str:
+        if self.unsent:
+            self.unsent -= 1
+            raise ConnectionLostError("shy")
+        return super().send(path)
+
+    def is_lost(self, status: int) -> bool:
+        return status == -signal.SIGKILL
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_a_request_is_made_again_when_the_connection_is_lost(tiny: Tiny, calibration_file: Path) -> None:
+    transport = Shy()
+    with open_device(tiny.components.target, 1, transport) as device:
+        expected = device.describe()
+        timer = threading.Timer(0.8, lambda: os.kill(process(device), signal.SIGKILL))
+        timer.start()
+        assert device.latency(tiny.graph.path, tiny.graph.path, calibration_file, TimingSettings(1.0, 0.0)).ratio > 0
+        timer.join()
+        assert transport.closed == 2, "each time everything is opened anew"
+        assert device.describe() == expected
+    assert transport.closed == 3
+
+
+def test_a_lost_connection_that_does_not_come_back_is_told(tiny: Tiny) -> None:
+    with open_device(tiny.components.target, 1, Shy(), patience=0) as device:
+        device.describe()
+        os.kill(process(device), signal.SIGKILL)
+        message = r"^target onnxruntime: the connection was lost while asked to describe; tried"
+        with pytest.raises(UnreachableError, match=message):
+            device.describe()
 
 
 # --- the process ---

@@ -19,7 +19,7 @@ from autocompress.artifact import sha256_of
 from autocompress.components import Recovery
 from autocompress.compress import LayerDatabase
 from autocompress.effects import Journal, SensitivitySettings
-from autocompress.errors import ConfigError, PolicyError
+from autocompress.errors import ConfigError, PolicyError, UnreachableError
 from autocompress.loop import Goal, Outcome, SearchRun, SearchSettings, run_trials
 from autocompress.measured_problem import MeasuredProblem
 from autocompress.policy import SavedPolicy
@@ -342,6 +342,27 @@ def test_ctrl_c_in_a_trial_ends_with_what_is_known(search: Search) -> None:
     assert again.records[1].policy == Policy({"head": INT4, "outer.0": INT4})
     assert again.records[1].kind == stopped.user_attrs["kind"] == "seed"
     assert again.records[1].number > stopped.number
+
+
+def test_a_machine_that_is_gone_ends_the_search_and_no_trial_is_lost(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = type(search.bench.device)
+    integer_nodes = device.integer_nodes
+
+    def gone(*arguments: Any) -> frozenset[str]:
+        if len(search.heard) == 2:
+            raise UnreachableError("board is away")
+        return integer_nodes(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "integer_nodes", gone)
+        with pytest.raises(UnreachableError, match=r"^board is away$"):
+            search.run(4)
+    lost = search.stored()[2]
+    assert (lost.state.name, lost.user_attrs["interrupted"]) == ("FAIL", True)
+    assert len(search.run(4).records) == 4
+    assert [record.state for record in search.heard] == ["complete"] * 4
+    states = [trial.state.name for trial in search.stored() if trial.params == lost.params]
+    assert sorted(states) == ["COMPLETE", "FAIL"], "the same policy, once more"
 
 
 def test_ctrl_c_between_two_trials_loses_nothing(search: Search) -> None:

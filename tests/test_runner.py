@@ -15,7 +15,7 @@ import torch
 
 from autocompress import lease, runner
 from autocompress.fingerprint import device_name
-from autocompress.runner import FILES, Runner, load_module, load_session, serve
+from autocompress.runner import COMPANION_FILES, Runner, load_module, load_session, serve
 from autocompress.timing import MIN_OPENINGS, MIN_OPENINGS_ABOVE, ROUNDS
 
 if TYPE_CHECKING:
@@ -118,6 +118,21 @@ def test_what_the_runtime_prints_does_not_mix_with_the_answers(spy: Runner, tmp_
     assert "and once more" in done.stderr
 
 
+def test_ends_in_the_middle_of_a_measurement_when_nobody_reads_the_answer(tiny: Tiny, calibration_file: Path) -> None:
+    target, path = tiny.components.target, str(tiny.graph.path)
+    command = [sys.executable, "-P", runner.__file__, str(target.session_file)]
+    command += [json.dumps(target.options()), *map(str, COMPANION_FILES)]
+    asked = {"do": "latencies", "reference": path, "candidates": [path], "inputs": str(calibration_file)}
+    limits = {"threads": 1, "batch": 1, "effort": {"seconds": 60, "precision": 0}, "lease_log": ""}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps({"do": "describe"}) + "\n" + json.dumps({**asked, **limits}) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(5) == 1
+
+
 # --- it runs without autocompress ---
 
 ALONE = """
@@ -137,8 +152,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_runner_and_session_need_neither_autocompress_nor_torch(tiny: Tiny, calibration_file: Path, tmp_path: Path) -> None:
     """What is copied to another device: the runner's files, the session module, numpy and the runtime."""
     target = tiny.components.target
-    script, *_ = [shutil.copy(path, tmp_path) for path in FILES]
-    command = [sys.executable, "-P", "-c", ALONE, str(script), str(target.session_file), json.dumps(target.options())]
+    script, *companions = [str(shutil.copy(path, tmp_path)) for path in (runner.__file__, *COMPANION_FILES)]
+    options = json.dumps(target.options())
+    command = [sys.executable, "-P", "-c", ALONE, script, str(target.session_file), options, *companions]
     path, inputs = str(tiny.graph.path), str(calibration_file)
     how = {"threads": 1, "batch": 1, "effort": {"seconds": 0, "precision": 1, "ratio_limit": 1e-3}, "lease_log": ""}
     asked = [

@@ -28,6 +28,7 @@ COMPONENTS = {
     "f1": [("metric", "f1")],
     "mean_iou": [("metric", "mean_iou")],
     "squared_error": [("metric", "squared_error")],
+    "ssh": [("target", "ssh")],
     "cosine": [("metric", "cosine")],
     "function": [("metric", "function")],
     "onnxruntime_cpu": [("target", "onnxruntime")],
