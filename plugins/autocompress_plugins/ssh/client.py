@@ -79,10 +79,7 @@ class SshTransport(Transport):
         command = self._command(RUN, self._python, *words, quiet=True)
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
-        assert process.stdout is not None
-        while line := process.stdout.readline():
-            if line.strip() == READY:
-                break
+        _await_ready(process)
         return process
 
     def send(self, path: Path) -> str:
@@ -175,7 +172,11 @@ class SshTransport(Transport):
     def _read(self, size: int) -> bytes:
         store = self._opened()
         assert store.stdout is not None
-        content = store.stdout.read(size)
+        try:
+            content = store.stdout.read(size)
+        except BaseException:
+            self._stop()  # the rest must not be taken for the next answer
+            raise
         if len(content) < size:
             raise self._failure(store)
         return content
@@ -188,10 +189,8 @@ class SshTransport(Transport):
             pipe, complaints = subprocess.PIPE, self._complaints
             store = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=complaints, start_new_session=True)
             self._store = store
-            assert store.stdout is not None
-            while (line := store.stdout.readline()).strip() != READY.encode():
-                if not line:
-                    raise self._failure(store)
+            if not _await_ready(store):
+                raise self._failure(store)
             self._was_reached = True
         return self._store
 
@@ -231,3 +230,17 @@ class SshTransport(Transport):
         options = {**OPTIONS, "ControlPath": f"{self._sockets}/%C"}
         given = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         return ["ssh", *(["-F", self._config] if self._config else []), *given, *arguments]
+
+
+def _await_ready(process: subprocess.Popen[Any]) -> bool:
+    """Read what the login shell prints, up to our own first line; False: the process ended before it."""
+    assert process.stdout is not None
+    try:
+        while line := process.stdout.readline():
+            if line.strip() in (READY, READY.encode()):
+                return True
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
+    return False
