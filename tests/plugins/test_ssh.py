@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tests.conftest import Tiny
 
 BRIEFLY = TimingSettings(seconds=0.01, precision=1.0)
-SECONDS = TimingSettings(seconds=2.0, precision=0.0)
+SECOND = TimingSettings(seconds=1.0, precision=0.0)
 INT8 = LayerPolicy("int8", 8)
 
 
@@ -303,10 +303,10 @@ def test_a_connection_that_is_lost_while_timing_is_made_again(
     timer = threading.Timer(0.5, server.drop)
     timer.start()
     start = time.monotonic()
-    found = board.latency(tiny.graph.path, tiny.graph.path, calibration_file, SECONDS)
+    found = board.latency(tiny.graph.path, tiny.graph.path, calibration_file, SECOND)
     timer.join()
     assert found.ratio == pytest.approx(1, abs=0.5)
-    assert time.monotonic() - start > 2.5, "it was timed again in full"
+    assert time.monotonic() - start > 1.4, "it was timed again in full"
     assert before and not set(before) & set(runners(server)), "what nobody waits for any more has ended"
 
 
@@ -358,12 +358,12 @@ def dropping(server: Loopback, times: int) -> Iterator[Callable[[], int]]:
 def test_no_trial_is_lost_or_doubled_when_connections_drop(tiny_task: Task, server: Loopback, tmp_path: Path) -> None:
     few = ["search.start=none", "sampler=random", "search.finalists=1", "space.include=[head,outer.0]", "recover=[]"]
     quick = ["tracking=[]", "timing.seconds=0.05", "timing.precision=1", "space.ops=false"]
-    with dropping(server, 4) as cut:
-        result = search(tiny_task, trials=6, output_dir=tmp_path, overrides=[*server.overrides(), *few, *quick])
-    assert cut() == 4
-    assert [record.state for record in result.records if record.kind != "repeated"] == ["complete"] * 6
+    with dropping(server, 2) as cut:
+        result = search(tiny_task, trials=4, output_dir=tmp_path, overrides=[*server.overrides(), *few, *quick])
+    assert cut() == 2
+    assert [record.state for record in result.records if record.kind != "repeated"] == ["complete"] * 4
     assert [record.number for record in result.records] == list(range(len(result.records)))
-    assert len({record.policy.digest for record in result.records}) == 6
+    assert len({record.policy.digest for record in result.records}) == 4
     assert result.host_accuracy == pytest.approx(result.best.measurement.accuracy, abs=0.005)
     assert "on the machine that searched, the same file has accuracy" in table(result)
 
