@@ -123,7 +123,7 @@ class Device:
             "effort": effort,
             "lease_log": timing.lease_log,
         }
-        return [Latency(**figures) for figures in self._ask("latencies", threads=self._target.threads, **files, **how)]
+        return [Latency(**figures) for figures in self._ask("latencies", **files, **how)]
 
     def footprint(self, path: Path, inputs: Path, processes: int) -> Footprint:
         """What a file costs a process that loads it and runs it once: each figure's median over fresh processes."""
