@@ -111,7 +111,7 @@ def test_a_failing_request_is_answered_and_the_next_one_too(spy: Runner, tmp_pat
 
 
 def test_what_the_runtime_prints_does_not_mix_with_the_answers(spy: Runner, tmp_path: Path) -> None:
-    command = [sys.executable, "-P", runner.__file__, str(tmp_path / "session.py"), "{}"]
+    command = [sys.executable, "-P", runner.__file__, str(tmp_path / "session.py"), "{}", *map(str, COMPANION_FILES)]
     done = subprocess.run(command, input='{"do": "describe"}\n', capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["ok"]["runtime"] == "spy 1.0"
     assert "talks on standard output" in done.stderr

@@ -271,8 +271,10 @@ def test_no_client_here_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 def test_the_runtime_and_its_settings_are_those_of_another_target() -> None:
-    given = ["target.ssh.host=b", "+target.ssh.settings.providers=[X]", "target.ssh.threads=3"]
-    target, inner = compose_settings(["target=ssh", *given], load_registry()).components.target, OnnxRuntime(3, ["X"])
+    options = "{CPUExecutionProvider: {use_arena: 0}}"
+    given = ["target.ssh.host=b", f"+target.ssh.settings.provider_options={options}", "target.ssh.threads=3"]
+    target = compose_settings(["target=ssh", *given], load_registry()).components.target
+    inner = OnnxRuntime(3, provider_options={"CPUExecutionProvider": {"use_arena": 0}})
     assert (target.threads, target.options()) == (3, inner.options())
     assert target.capabilities() == inner.capabilities()
     assert target.session_file == inner.session_file

@@ -25,8 +25,8 @@ class Ssh(Target):
     Attributes:
         host: [user@]name of the machine, as `ssh` takes it, known to `known_hosts` and reached without a password; port, key
             and jumps stand in the OpenSSH configuration.
-        runtime: name of the target whose runtime runs there; the same is installed here, for calibration.
-        settings: other fields of that target, by name: `+target.ssh.settings.providers=[...]`.
+        runtime: name of the target whose runtime runs there; the same, with its providers, is installed here, for calibration.
+        settings: other fields of that target, by name: `+target.ssh.settings.provider_options={...}`.
         threads: threads of one inference when latency is measured.
         python: Python 3.10 or later there, with numpy and the runtime.
         folder: where files are kept there, below the home folder unless it is absolute; what was not used for a week goes.
