@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from autocompress.policy import LayerPolicy, Policy
-from autocompress.space import SearchSpace, SpaceSettings, build_space
+from autocompress.space import SearchSpace, build_space
 from benchmarks.acceptance import CASES, run_case
 from benchmarks.other_tools import made_by_others
 from benchmarks.workbench import TIMING, Workbench, publish, workbench
@@ -72,7 +72,7 @@ def uniform_ways(space: SearchSpace) -> list[Uniform]:
 def compared(bench: Workbench, searched: Path) -> list[dict[str, Any]]:
     """A row for each file."""
     files = {"searched": searched} | made_by_others(bench.graph.path, bench.folder, bench.task.sets["calibration"].inputs)
-    space = build_space(bench.graph, bench.components, bench.groups, SpaceSettings(), bench.database)
+    space = build_space(bench.graph, bench.components, bench.groups, bench.space, bench.database)
     for way in uniform_ways(space):
         policy = way.policy(space)
         files[way.name] = bench.build(policy, bench.compress(policy), way.name.replace(" ", "_").replace("%", "")).artifact.path
@@ -107,12 +107,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("case", choices=[name for name in CASES if name.endswith("_small")])
     parser.add_argument("--work", type=Path, default=Path("outputs/end_results"))
+    parser.add_argument("--found", action="store_true", help="compare what an earlier search has left in the folder of work")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     work, case = arguments.work.resolve(), arguments.case
-    result = run_case(case, 0, work)
+    folder = work / f"{case}-0"
+    result = json.loads((folder / "result.json").read_text()) if arguments.found else run_case(case, 0, work)
     with workbench(*CASES[case].overrides) as bench:
-        shutil.copy(work / f"{case}-0/best/model.onnx", bench.folder / "searched.onnx")
+        shutil.copy(folder / "best/model.onnx", bench.folder / "searched.onnx")
         rows = compared(bench, bench.folder / "searched.onnx")
     found = answers(rows)
     kept = ("status", "drop", "drop_ci", "seconds", "predicted", "reasons", "versions", "device")

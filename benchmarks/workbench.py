@@ -35,6 +35,7 @@ from autocompress.record import SearchResult
 from autocompress.recovery import Recoverable
 from autocompress.registry import load_registry
 from autocompress.run import run
+from autocompress.space import SpaceSettings
 from autocompress.task import Task
 from autocompress.verbs import build_task
 
@@ -55,6 +56,7 @@ class Workbench:
     device: Device
     evaluator: Evaluator
     folder: Path
+    space: SpaceSettings
 
     def compress(self, policy: Policy) -> CompressedModel:
         """The tensors of a policy, repaired as in every trial."""
@@ -142,7 +144,7 @@ def workbench(*overrides: str) -> Iterator[Workbench]:
         for part in ("search", "report"):
             evaluator.keep_reference(graph, part)
         database = LayerDatabase(graph, calibration, components, groups)
-        yield Workbench(task, graph, groups, components, calibration, database, device, evaluator, folder)
+        yield Workbench(task, graph, groups, components, calibration, database, device, evaluator, folder, job.settings.space)
 
 
 def search_result(*overrides: str) -> SearchResult:
