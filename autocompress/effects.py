@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import math
+import os
+import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from autocompress.errors import AutocompressError, ConfigError, UnreachableError
 from autocompress.observers import in_effect
@@ -39,14 +43,23 @@ class SensitivitySettings:
 
 
 class Journal:
-    """Values by key in a file that is only ever appended to: a killed run loses at most the line it was writing."""
+    """Values by key in a file that is only ever appended to, by any number of processes; a killed one loses at most a line."""
 
     def __init__(self, path: Path, identity: Sequence[str]) -> None:
         self._path, self._identity = path, "|".join(identity)
         self._known: dict[str, dict[str, float]] = {}
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        self._torn = bool(text) and not text.endswith("\n")
-        for line in text.splitlines():
+        self._read = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what other processes have written since."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._read += len(whole) + len(newline)
+        for line in whole.splitlines():
             with contextlib.suppress(json.JSONDecodeError):  # a line that a killed run did not finish
                 entry = json.loads(line)
                 self._known[entry.pop("key")] = entry
@@ -60,12 +73,46 @@ class Journal:
         key = self._key(what, policy)
         self._known[key] = dict(values)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write("\n" * self._torn + json.dumps({"key": key, **values}) + "\n")
-        self._torn = False
+        with self._path.open("ab+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+            file.write(_line_break(file) + json.dumps({"key": key, **values}).encode() + b"\n")
 
     def _key(self, what: str, policy: Policy) -> str:
         return hashlib.sha256(f"{self._identity}|{what}|{policy.digest}".encode()).hexdigest()[:24]
+
+
+def _line_break(file: BinaryIO) -> bytes:
+    """Ends the line that a killed run did not finish."""
+    if not file.seek(0, os.SEEK_END):
+        return b""
+    file.seek(-1, os.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"
+
+
+def measure_missing(
+    journal: Journal,
+    what: str,
+    policies: Sequence[Policy],
+    measure: Callable[[Sequence[Policy]], object],
+    label: str,
+    progress: Progress,
+    together: int = 1,
+) -> None:
+    """Measure the policies that the journal does not hold, so many together; those that leave nothing there are tried once.
+
+    In an order that differs from process to process: those that share the file share the work.
+    """
+    left = _missing(journal, what, random.sample(policies, len(policies)))
+    count, start = len(left), time.monotonic()
+    while left:
+        progress.step(label, count - len(left), count, time.monotonic() - start)
+        measure(left[:together])
+        left = _missing(journal, what, left[together:])
+
+
+def _missing(journal: Journal, what: str, policies: Sequence[Policy]) -> list[Policy]:
+    journal.refresh()
+    return [policy for policy in policies if journal.get(what, policy) is None]
 
 
 def measure_effects(
@@ -111,11 +158,12 @@ def _tables(
 ) -> dict[str, list[Effect]]:
     what = f"effect on {settings.images}"
     distinct = {policy.digest: policy for options in policies.values() for policy in options}
-    missing = [policy for policy in distinct.values() if journal.get(what, policy) is None]
-    start = time.monotonic()
-    for done, policy in enumerate(missing):
-        progress.step("sensitivity", done, len(missing), time.monotonic() - start)
-        journal.put(what, policy, asdict(_measured(bench, policy, settings.images)))
+
+    def measure(batch: Sequence[Policy]) -> None:
+        for policy in batch:
+            journal.put(what, policy, asdict(_measured(bench, policy, settings.images)))
+
+    measure_missing(journal, what, list(distinct.values()), measure, "sensitivity", progress)
     return {name: [_known(journal, what, policy) for policy in options] for name, options in policies.items()}
 
 

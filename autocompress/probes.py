@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from autocompress.budget import Latency
-from autocompress.effects import Journal
+from autocompress.effects import Journal, measure_missing
 from autocompress.errors import AutocompressError, UnreachableError
 from autocompress.latency_model import LatencyFeatures, Observation
 from autocompress.policy import Policy
@@ -50,7 +49,11 @@ def time_options(
     keys = {name: [features.of(policy).tobytes() for policy in options] for name, options in policies.items()}
     distinct = {key: policy for name in policies for key, policy in zip(keys[name], policies[name], strict=True)}
     distinct.pop(features.of(Policy()).tobytes(), None)
-    _time_missing(bench, list(distinct.values()), seconds, journal, progress)
+
+    def measure(batch: Sequence[Policy]) -> None:
+        _time(bench, batch, seconds, journal)
+
+    measure_missing(journal, LATENCY, list(distinct.values()), measure, "latency of single options", progress, TOGETHER)
     timed = {key: values for key, policy in distinct.items() if (values := journal.get(LATENCY, policy)) is not None}
     failed = dict.fromkeys(distinct.keys() - timed.keys())
     ratios = {**failed, **{key: values["ratio"] for key, values in timed.items()}}
@@ -59,14 +62,6 @@ def time_options(
         ratios={name: [ratios.get(key, 1.0) for key in options] for name, options in keys.items()},
         reference_ms=median(values["reference_ms"] for values in timed.values()) if timed else 0.0,
     )
-
-
-def _time_missing(bench: Bench, policies: Sequence[Policy], seconds: float, journal: Journal, progress: Progress) -> None:
-    missing = [policy for policy in policies if journal.get(LATENCY, policy) is None]
-    start = time.monotonic()
-    for done in range(0, len(missing), TOGETHER):
-        progress.step("latency of single options", done, len(missing), time.monotonic() - start)
-        _time(bench, missing[done : done + TOGETHER], seconds, journal)
 
 
 def _time(bench: Bench, policies: Sequence[Policy], seconds: float, journal: Journal) -> None:
