@@ -31,6 +31,7 @@ from autocompress.errors import AutocompressError, ConfigError
 from autocompress.exact_sums import SumCheck
 from autocompress.findings import Case, Finding, Findings, Subject
 from autocompress.graph import BaseGraph, Layer, export, save
+from autocompress.lease import lease
 from autocompress.placement import place
 from autocompress.policy import LayerPolicy, Policy, Precision
 from autocompress.probe_encodings import Encoding, encoded, encodings
@@ -107,7 +108,7 @@ class CapabilityProbe:
     def of(cls, settings: Settings, device: Device, progress: Progress) -> CapabilityProbe:
         """The probe of a search's device."""
         timing = replace(settings.timing, seconds=settings.probe.seconds, precision=PRECISION)
-        return cls(settings.components, device, timing, settings.folder / "cache" / "probe", progress)
+        return cls(settings.components, device, timing, settings.scratch / "cache" / "probe", progress)
 
     @property
     def _capabilities(self) -> Capabilities:
@@ -288,14 +289,16 @@ def find_capabilities(probe: CapabilityProbe, subjects: Sequence[Named], study: 
     key = _key(description, probe.components.target)
     empty = Findings(key, description["device"], description["runtime"])
     shared = cache / "probes" / f"{key}.json"
-    found = Findings.load(study, key) or empty
-    found = found.joined((Findings.load(shared, key) or empty).rows)
-    missing = [subject for subject in subjects if subject in probe.subjects() and not found.about(*subject)]
-    if missing:
-        found = found.joined(probe.find(missing))
-        ours = Findings.load(shared, key) or empty
-        ours.joined(found.rows).save(shared)
-    found.save(study)
+    shared.parent.mkdir(parents=True, exist_ok=True)
+    with lease(shared.with_suffix(".lease")):  # of processes that start together one measures, and all find the same
+        found = Findings.load(study, key) or empty
+        found = found.joined((Findings.load(shared, key) or empty).rows)
+        missing = [subject for subject in subjects if subject in probe.subjects() and not found.about(*subject)]
+        if missing:
+            found = found.joined(probe.find(missing))
+            ours = Findings.load(shared, key) or empty
+            ours.joined(found.rows).save(shared)
+        found.save(study)
     return found
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import NoReturn
 
 from autocompress.errors import AutocompressError
+from autocompress.masking import masked
 
 DEFAULT_VERB = "search"
-VERBS = ("search", "sensitivity", "probe", "apply", "evaluate", "plugins")
+VERBS = ("search", "worker", "sensitivity", "probe", "apply", "evaluate", "plugins")
 
 OVERVIEW = """autocompress: the most accurate model file that fits your budget on the machine it will run on.
 
   autocompress search +experiment=cifar10_resnet20 objective=latency budget.accuracy_drop=0.01 search.trials=40
   autocompress search +experiment=digits    the embedded default, no data needed
+  autocompress worker study.storage=URL ... helps a search with the same settings, from any machine
   autocompress sensitivity +experiment=digits   what each option of each layer costs and saves alone
   autocompress probe                        what compressing gains on this device, whatever the model
   autocompress apply policy=PATH            build a file again from a saved policy and its state
@@ -91,5 +93,5 @@ def _run(verb: str) -> int:
 
 
 def _fail(message: str, status: int = 2) -> int:
-    sys.stderr.write(f"autocompress: {' '.join(message.split())}\n")
+    sys.stderr.write(f"autocompress: {masked(' '.join(message.split()))}\n")
     return status

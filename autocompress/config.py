@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -30,11 +31,13 @@ from autocompress.device import TimingSettings
 from autocompress.effects import SensitivitySettings
 from autocompress.errors import AutocompressError, ConfigError, UnknownComponentError
 from autocompress.loop import Goal, SearchSettings
+from autocompress.masking import mask_files, masked_values
 from autocompress.models import ModelSettings
 from autocompress.record import Objective
 from autocompress.registry import KINDS, Registry
 from autocompress.settings import Settings
 from autocompress.space import SpaceSettings
+from autocompress.storage import StudySettings
 from autocompress.trial import TrialSettings
 
 CONFIG_MODULE = "autocompress.conf"
@@ -76,6 +79,7 @@ class BaseSchema:
     timing: TimingSettings = field(default_factory=TimingSettings)
     sensitivity: SensitivitySettings = field(default_factory=SensitivitySettings)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
+    study: StudySettings = field(default_factory=StudySettings)
 
 
 @dataclass
@@ -115,6 +119,7 @@ SCHEMAS = {
     "search_schema": JobSchema,
     "sensitivity_schema": JobSchema,
     "probe_schema": JobSchema,
+    "worker_schema": JobSchema,
     "apply_schema": ApplySchema,
     "evaluate_schema": EvaluateSchema,
     "plugins_schema": PluginsSchema,
@@ -193,9 +198,14 @@ def hydra_main(verb: str, run: Callable[[Job], None], registry: Registry) -> Non
     errors: list[AutocompressError] = []
 
     def job(config: DictConfig) -> None:
+        hydra_config = HydraConfig.get()
+        if hydra_config.output_subdir is not None:
+            mask_files(Path(hydra_config.runtime.output_dir, hydra_config.output_subdir))
         try:
             run(job_from(config, registry))
         except AutocompressError as error:
+            if hydra_config.mode == RunMode.MULTIRUN:
+                raise  # a launcher's process of its own; Hydra hands it on when all jobs have run
             errors.append(error)
 
     hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=verb)(job)()
@@ -233,7 +243,8 @@ def search_settings(config: DictConfig, registry: Registry, folder: Path) -> Set
         sensitivity=schema.sensitivity,
         probe=schema.probe,
         folder=folder,
-        plain=cast(Mapping[str, Any], OmegaConf.to_container(config, resolve=True)),
+        plain=cast(Mapping[str, Any], masked_values(OmegaConf.to_container(config, resolve=True))),
+        study=schema.study,
     )
 
 

@@ -30,6 +30,10 @@ class UnknownComponentError(AutocompressError, KeyError):
     def __str__(self) -> str:
         return str(self.args[0])
 
+    def __reduce__(self) -> tuple[type[UnknownComponentError], tuple[str, str, tuple[str, ...]]]:
+        """Pickled, as between the processes of a sweep, with what it was made from."""
+        return type(self), (self.kind, self.name, self.known)
+
 
 class PluginError(AutocompressError, TypeError):
     """A plugin broke the contract of the hook or component that it implements."""
@@ -69,3 +73,7 @@ class ConnectionLostError(UnreachableError):
 
 class CheckError(AutocompressError, ArithmeticError):
     """A candidate file failed a check: it did not load, is not finite, or disagrees with itself."""
+
+
+class StorageError(AutocompressError, ConnectionError):
+    """The database of the studies cannot be reached."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from autocompress.record import Kind, Objective, TrialRecord
 from autocompress.recovery_time import recovery_seconds
 from autocompress.space import SearchSpace
 from autocompress.start import STARTS, start_batches
-from autocompress.study import KIND, SearchStudy
+from autocompress.study import KIND, POLL_SECONDS, SearchStudy
 from autocompress.trial import Bench, run_trial
 
 KEEP = ("none", "pareto", "all")
@@ -112,49 +113,125 @@ class SearchRun:
 
 
 def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener: Listener) -> Outcome:
-    """Run trials until the study has enough of them, the time is over, nothing is gained, or the user interrupts."""
+    """Run trials until the study has enough of them, the time is over, nothing is gained, or the user interrupts.
+
+    Workers that join meanwhile run trials too: their records count and are listened to here, and the last are waited for.
+    """
     study.close_interrupted()
-    history = History(run.goal.objective, study.records())
-    settings, policies = run.settings, math.prod(space.sizes.values())
-    recoveries = run.bench.components.slow_recoveries
-    kept = recovery_seconds(recoveries, settings.finalists, settings.timeout)
-    ending = Ending(settings.trials, settings.timeout, settings.patience, policies, kept)
-    batches = _batches(run, space)
-    candidates = candidates_folder(run.folder, study)
-    incumbent = Incumbent(run.bench, candidates / "incumbent.onnx")
-    run.progress.begin_trials(Quality.of(run.bench.components.metric), settings.timeout, kept)
+    turns, batches = _Turns(run, study, space, listener), _batches(run, space)
     try:
-        while (reason := ending.reason(history)) is None:
+        if turns.reason is None:
             _enqueue(study, space, batches)
-            record = _next(run, study, space, history, incumbent)
-            gain = run.problem.expected_gain if record.kind == "trial" else math.inf
-            ending.proposed(known=record.kind == "repeated", expected_gain=gain)
-            listener(record)
-            run.progress.trial(record, history.count, settings.trials, history.leader)
-            _clean(candidates, settings.keep, history)
+            study.open()
+        while (reason := turns.reason) is None:
+            _enqueue(study, space, batches)
+            turns.take()
+        study.end(reason)
+        turns.wait_for_others()
     except UnreachableError:
-        study.close_interrupted()
+        study.end("the search could not reach its device any more")
+        turns.stopped()
         raise
     except KeyboardInterrupt:
-        study.close_interrupted()
-        history = History(run.goal.objective, study.records())
-        _clean(candidates, settings.keep, history)
-        return Outcome(history.records, True, ending.stopped(history), ending.deadline)
-    return Outcome(history.records, False, reason, ending.deadline)
+        study.end("the search was interrupted")
+        return turns.interrupted()
+    turns.clean(whole=True)
+    return turns.outcome(turns.reason or reason)
 
 
-def _next(run: SearchRun, study: SearchStudy, space: SearchSpace, history: History, incumbent: Incumbent) -> TrialRecord:
-    """One trial, stored."""
-    trial = study.ask()
-    kind, policy = trial.user_attrs.get(KIND, "trial"), space.policy(trial.params)
-    policy = in_effect(run.bench.graph, policy, run.bench.components.target.capabilities())
-    path = candidate_path(candidates_folder(run.folder, study), trial.number)
-    record, statistics = _measure(run, path, trial.number, kind, policy, history, incumbent)
-    study.tell(trial, record)
-    history.add(record)
-    if statistics is not None and history.leader is record:
-        incumbent.learn(policy, statistics)
-    return record
+def help_trials(run: SearchRun, study: SearchStudy, space: SearchSpace) -> Outcome:
+    """Run trials of a study that a search has opened, until that search or one of the own reasons ends it."""
+    turns = _Turns(run, study, space, lambda _: None)
+    try:
+        while (reason := turns.reason or study.ended) is None:
+            turns.take()
+    except UnreachableError:
+        turns.stopped()
+        raise
+    except KeyboardInterrupt:
+        return turns.interrupted()
+    return turns.outcome(reason)
+
+
+class _Turns:
+    """What happens between two looks at whether to go on."""
+
+    def __init__(self, run: SearchRun, study: SearchStudy, space: SearchSpace, listener: Listener) -> None:
+        settings, policies = run.settings, math.prod(space.sizes.values())
+        kept = recovery_seconds(run.bench.components.slow_recoveries, settings.finalists, settings.timeout)
+        self._run, self._study, self._space, self._listener = run, study, space, listener
+        self._candidates = candidates_folder(run.folder, study)
+        self._incumbent = Incumbent(run.bench, run.bench.evaluator.folder / "incumbent.onnx")
+        self._history = History(run.goal.objective, study.news())
+        self._ending = Ending(settings.trials, settings.timeout, settings.patience, policies, kept)
+        run.progress.begin_trials(Quality.of(run.bench.components.metric), settings.timeout, kept)
+
+    @property
+    def reason(self) -> str | None:
+        """Why no further trial is started."""
+        return self._ending.reason(self._history)
+
+    def take(self) -> None:
+        """One trial; or some waiting, when those that other processes are at may be enough."""
+        if self._history.count + self._study.running >= self._run.settings.trials:
+            self._wait()
+        else:
+            self._study.retry_silent()
+            self._trial()
+
+    def _trial(self) -> None:
+        bench, trial = self._run.bench, self._study.ask()
+        kind, policy = trial.user_attrs.get(KIND, "trial"), self._space.policy(trial.params)
+        policy = in_effect(bench.graph, policy, bench.components.target.capabilities())
+        path = candidate_path(self._candidates, trial.number)
+        self._catch_up()
+        record, statistics = _measure(self._run, path, trial.number, kind, policy, self._history, self._incumbent)
+        self._study.tell(trial, record)
+        gain = self._run.problem.expected_gain if record.kind == "trial" else math.inf
+        self._ending.proposed(known=record.kind == "repeated", expected_gain=gain)
+        self._catch_up()
+        leader = self._history.leader
+        if statistics is not None and leader is not None and leader.number == record.number:
+            self._incumbent.learn(policy, statistics)
+
+    def _catch_up(self) -> None:
+        """Learn of all trials that have finished, one's own and those of other processes."""
+        for record in self._study.news():
+            self._history.add(record)
+            self._listener(record)
+            self._run.progress.trial(record, self._history.count, self._run.settings.trials, self._history.leader)
+        self.clean()
+
+    def _wait(self) -> None:
+        time.sleep(POLL_SECONDS)
+        self._study.retry_silent()
+        self._catch_up()
+
+    def wait_for_others(self) -> None:
+        """Until no other process is at a trial."""
+        if self._study.running:
+            self._run.progress.note(f"waiting for {self._study.running} trials of other processes")
+        while self._study.running:
+            self._wait()
+        self._catch_up()
+
+    def clean(self, whole: bool = False) -> None:
+        """Remove files of trials that are not to be kept."""
+        _clean(self._candidates, self._run.settings.keep, self._history, whole)
+
+    def stopped(self) -> None:
+        """Leave what is unfinished to the next run."""
+        self._study.give_back()
+        self._catch_up()
+
+    def interrupted(self) -> Outcome:
+        """The user ended it."""
+        self.stopped()
+        return self.outcome(self._ending.stopped(self._history), interrupted=True)
+
+    def outcome(self, ended: str, interrupted: bool = False) -> Outcome:
+        """What there is in the end."""
+        return Outcome(self._history.records, interrupted, ended, self._ending.deadline)
 
 
 def _batches(run: SearchRun, space: SearchSpace) -> Iterator[Sequence[Policy]]:
@@ -190,7 +267,11 @@ def _measure(
     known = history.known(policy)
     if known is not None:
         return replace(known, number=number, kind="repeated", reason=f"same policy as trial {known.number}", seconds={}), None
-    return run_trial(run.bench, policy, run.goal.budget, lambda: _rivals(run, history, incumbent), number, kind, path)
+    try:
+        return run_trial(run.bench, policy, run.goal.budget, lambda: _rivals(run, history, incumbent), number, kind, path)
+    except BaseException:  # the user or a lost connection ended it
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _rivals(run: SearchRun, history: History, incumbent: Incumbent) -> list[Rival]:
@@ -205,10 +286,11 @@ def _rivals(run: SearchRun, history: History, incumbent: Incumbent) -> list[Riva
     return rivals
 
 
-def _clean(candidates: Path, keep: str, history: History) -> None:
-    """Remove candidates' files that are not to be kept."""
+def _clean(candidates: Path, keep: str, history: History, whole: bool = False) -> None:
+    """Remove candidates' files that are not to be kept; unless `whole`, only of finished trials: others may be running."""
     kept = {"none": [], "pareto": history.front, "all": history.records}[keep]
-    numbers = {record.number for record in kept}
+    numbers, finished = {record.number for record in kept}, {record.number for record in history.records}
     for path in candidates.glob("t*.onnx"):
-        if int(path.stem[1:]) not in numbers:
+        number = int(path.stem[1:])
+        if number not in numbers and (whole or number in finished):
             path.unlink(missing_ok=True)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
 from autocompress.channels import ChannelGroups
 from autocompress.conclusion import conclude
-from autocompress.errors import BudgetError
+from autocompress.errors import BudgetError, ConfigError
 from autocompress.graph import OPSET
-from autocompress.loop import Goal, SearchRun, run_trials
+from autocompress.loop import Goal, SearchRun, help_trials, run_trials
 from autocompress.measured_problem import MeasuredProblem
 from autocompress.notify import Notifier
 from autocompress.progress import Progress
@@ -27,10 +29,11 @@ from autocompress.registry import Registry, load_registry
 from autocompress.report import resolution_note, write_result
 from autocompress.reproducibility import mask_overlap
 from autocompress.settings import Settings
-from autocompress.study import SearchStudy, open_study
+from autocompress.storage import Storage, opened_storage
+from autocompress.study import SearchStudy, join_study, open_study
 from autocompress.task import Task
 from autocompress.trial import Bench
-from autocompress.workspace import open_workspace
+from autocompress.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -69,19 +72,14 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
     with ExitStack() as stack:
         notify = stack.enter_context(Notifier(registry.manager, tuple(settings.components.trackers)))
         workspace = stack.enter_context(open_workspace(task, settings, progress))
-        bench, goal = workspace.bench, settings.goal
-        with progress.stage("baseline"):
-            check = bench.self_check()
-            baseline = bench.baseline(check)
-            check_measured(goal.budget, baseline)
-        progress.note(_described(baseline, Quality.of(settings.components.metric)))
-        progress.note(resolution_note(check))
-        parts = (bench, workspace.space, settings.sensitivity, workspace.journal, progress)
-        problem = MeasuredProblem(goal.objective, goal.budget, baseline, *parts)
-        study = _study(workspace.identity, problem, settings)
+        bench, (problem, check) = workspace.bench, _problem(workspace, settings, progress)
+        storage = stack.enter_context(opened_storage(settings.study, settings.folder))
+        study = _study(storage, workspace.identity, problem, settings)
+        stack.enter_context(study.held())
+        baseline = problem.baseline
         context = _context(bench, study, baseline, check, settings, registry)
         notify("autocompress_search_started", study=context, records=study.records())
-        search_run = SearchRun(bench, goal, problem, settings.search, settings.folder, progress)
+        search_run = SearchRun(bench, settings.goal, problem, settings.search, settings.folder, progress)
         tell = partial(notify, "autocompress_trial_finished", study=context)
         outcome = run_trials(search_run, study, workspace.space, lambda record: tell(record=record))
         result = _with_predictions(conclude(search_run, outcome, baseline), problem)
@@ -95,6 +93,41 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         for line in notify("autocompress_search_finished", study=context, result=result):
             progress.note(line)
     return result
+
+
+def work(task: Task, settings: Settings, progress: Progress) -> str:
+    """Run trials of a study that a search with the same settings has opened, until it ends; returns why it did.
+
+    The search, on whichever machine it is, tells the trackers and concludes.
+
+    Raises:
+        ConfigError: no storage is configured, or no search has opened the study there.
+    """
+    if settings.study.storage is None:
+        raise ConfigError("study.storage=null: a worker needs the PostgreSQL database that the search uses")
+    with ExitStack() as stack:
+        scratch = stack.enter_context(TemporaryDirectory(prefix="autocompress-"))
+        settings = dataclasses.replace(settings, own_folder=Path(scratch))
+        workspace = stack.enter_context(open_workspace(task, settings, progress))
+        problem, _ = _problem(workspace, settings, progress)
+        storage = stack.enter_context(opened_storage(settings.study, settings.folder))
+        study = _joined(storage, workspace.identity, problem, settings)
+        progress.note(f"joined study {study.name}")
+        search_run = SearchRun(workspace.bench, settings.goal, problem, settings.search, settings.folder, progress)
+        return help_trials(search_run, study, workspace.space).ended
+
+
+def _problem(workspace: Workspace, settings: Settings, progress: Progress) -> tuple[MeasuredProblem, Latency]:
+    """What is looked for, beside the measured FP32 file, and that file timed against itself."""
+    bench, goal = workspace.bench, settings.goal
+    with progress.stage("baseline"):
+        check = bench.self_check()
+        baseline = bench.baseline(check)
+        check_measured(goal.budget, baseline)
+    progress.note(_described(baseline, Quality.of(settings.components.metric)))
+    progress.note(resolution_note(check))
+    parts = (bench, workspace.space, settings.sensitivity, workspace.journal, progress)
+    return MeasuredProblem(goal.objective, goal.budget, baseline, *parts), check
 
 
 def _with_predictions(result: SearchResult, problem: MeasuredProblem) -> SearchResult:
@@ -120,11 +153,21 @@ def _described(baseline: Measurement, quality: Quality) -> str:
     return f"FP32: {quality.metric} {value}, {baseline.size_bytes:,} bytes, {baseline.latency_ms:.3f} ms"
 
 
-def _study(identity: Sequence[str], problem: MeasuredProblem, settings: Settings) -> SearchStudy:
+def _study(storage: Storage, identity: Sequence[str], problem: MeasuredProblem, settings: Settings) -> SearchStudy:
     def sampler(trials: int) -> BaseSampler:
         return settings.components.sampler.create(problem, settings.search.seed + trials)
 
-    return open_study(settings.folder / "study.db", identity, problem.space, problem.objective, problem.budget, sampler)
+    return open_study(storage, identity, problem.space, problem.objective, problem.budget, sampler)
+
+
+def _joined(storage: Storage, identity: Sequence[str], problem: MeasuredProblem, settings: Settings) -> SearchStudy:
+    """Workers must not all draw the same, so their seeds are random."""
+
+    def sampler(_: int) -> BaseSampler:
+        return settings.components.sampler.create(problem, random.SystemRandom().randrange(2**31))
+
+    wanted = (identity, problem.space, problem.objective, problem.budget)
+    return join_study(storage, *wanted, sampler, settings.study.wait_seconds)
 
 
 def _context(

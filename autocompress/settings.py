@@ -14,6 +14,7 @@ from autocompress.effects import SensitivitySettings
 from autocompress.errors import BudgetError
 from autocompress.loop import Goal, SearchSettings
 from autocompress.space import SpaceSettings
+from autocompress.storage import StudySettings
 from autocompress.trial import TrialSettings
 
 
@@ -23,7 +24,8 @@ class Settings:
 
     Attributes:
         folder: where results, the study and the candidates go; the same folder resumes.
-        plain: the settings as plain values, for trackers.
+        plain: the settings as plain values, for trackers; without passwords.
+        own_folder: what `scratch` is where other processes write to `folder`; None: `folder`.
 
     Raises:
         BudgetError: a drop of 1 or more is allowed for a metric that is a share.
@@ -39,6 +41,13 @@ class Settings:
     folder: Path
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     plain: Mapping[str, Any] = field(default_factory=dict)
+    study: StudySettings = field(default_factory=StudySettings)
+    own_folder: Path | None = None
+
+    @property
+    def scratch(self) -> Path:
+        """Where what only this process needs goes."""
+        return self.own_folder or self.folder
 
     def __post_init__(self) -> None:
         drop, metric = self.goal.budget.accuracy_drop, self.components.metric

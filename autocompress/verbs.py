@@ -29,7 +29,7 @@ from autocompress.preparation import prepare
 from autocompress.progress import Progress
 from autocompress.registry import Registry
 from autocompress.report import table
-from autocompress.run import run
+from autocompress.run import run, work
 from autocompress.sensitivity import measure_sensitivity
 from autocompress.sensitivity_files import write_sensitivity
 from autocompress.sensitivity_table import WIDTH, sensitivity_table
@@ -47,7 +47,8 @@ def run_verb(verb: str, job: Job, registry: Registry) -> None:
     if verb == "plugins":
         _say(plugin_table(registry))
     elif job.settings is not None:
-        verbs = {"search": _search, "sensitivity": _sensitivity, "probe": _probe, "apply": _apply, "evaluate": _evaluate}
+        verbs = {"search": _search, "worker": _worker, "sensitivity": _sensitivity, "probe": _probe}
+        verbs |= {"apply": _apply, "evaluate": _evaluate}
         verbs[verb](job, job.settings, registry)
 
 
@@ -81,6 +82,11 @@ def _search(job: Job, settings: Settings, registry: Registry) -> None:
     result = run(build_task(job, settings, progress), settings, registry, progress)
     _say(table(result))
     _say(f"file: {result.best.artifact.path}\nmore: {result.folder / 'result.json'}")
+
+
+def _worker(job: Job, settings: Settings, registry: Registry) -> None:
+    progress = Progress()
+    _say(work(build_task(job, settings, progress), settings, progress))
 
 
 def _sensitivity(job: Job, settings: Settings, registry: Registry) -> None:

@@ -30,6 +30,7 @@ from autocompress.progress import Progress
 from autocompress.settings import Settings
 from autocompress.space import SearchSpace, build_space
 from autocompress.sparsity import CHANNEL
+from autocompress.storage import Storage, existing_storage
 from autocompress.study import searched_spaces
 from autocompress.task import Task, check_labels
 from autocompress.trial import Bench
@@ -65,18 +66,22 @@ def open_workspace(task: Task, settings: Settings, progress: Progress) -> Iterat
         ExportError: the model does not export.
         DataError: labels do not fit the model's outputs.
         ConfigError: nothing is left to decide.
+        StorageError: the configured database cannot be reached.
     """
     patience = settings.trial.reconnect_seconds
-    with open_device(settings.components.target, torch.get_num_threads(), patience=patience) as device:
+    with (
+        existing_storage(settings.study, settings.folder) as storage,
+        open_device(settings.components.target, torch.get_num_threads(), patience=patience) as device,
+    ):
         try:
-            yield _prepared(task, settings, device, progress)
+            yield _prepared(task, settings, device, storage, progress)
         finally:
-            shutil.rmtree(settings.folder / "cache", ignore_errors=True)
+            shutil.rmtree(settings.scratch / "cache", ignore_errors=True)
 
 
-def _prepared(task: Task, settings: Settings, device: Device, progress: Progress) -> Workspace:
+def _prepared(task: Task, settings: Settings, device: Device, storage: Storage | None, progress: Progress) -> Workspace:
     with progress.stage("export"):
-        task, graph = prepare(task, settings.components, settings.folder / "fp32.onnx")
+        task, graph = prepare(task, settings.components, settings.scratch / "fp32.onnx")
     _check_labels(task, settings.components.metric)
     with progress.stage("channel groups"):
         groups = _groups(task, graph, settings)
@@ -87,7 +92,8 @@ def _prepared(task: Task, settings: Settings, device: Device, progress: Progress
         space = _space(bench, settings)
         bench.calibration.observe()
     identity = _identity(task, graph, device, settings)
-    space, notes = _part(space, graph, findings, identity, settings)
+    searched = searched_spaces(storage, identity, space.digest) if storage is not None else set()
+    space, notes = _part(space, graph, findings, searched, settings)
     measured_on = f"{settings.sensitivity.images} examples"
     journal = Journal(settings.folder / "sensitivity.jsonl", [*identity, measured_on])
     for note in notes:
@@ -107,13 +113,12 @@ def _findings(graph: BaseGraph, device: Device, settings: Settings, progress: Pr
 
 
 def _part(
-    space: SearchSpace, graph: BaseGraph, findings: Findings, identity: Sequence[str], settings: Settings
+    space: SearchSpace, graph: BaseGraph, findings: Findings, searched: set[str], settings: Settings
 ) -> tuple[SearchSpace, Sequence[str]]:
-    """The space without what the goal has no use for, unless the folder was searched with more: that answers sooner."""
+    """The space without what the goal has no use for, unless the study was searched with more: that answers sooner."""
     uses = Uses.of(settings.goal.objective, settings.goal.budget)
     part, notes = worthwhile(space, graph, settings.components, findings, uses)
-    known = searched_spaces(settings.folder / "study.db", identity, part.family)
-    if known and part.digest not in known:
+    if searched and part.digest not in searched:
         return worthwhile(space, graph, settings.components, findings, Uses(time=False, size=False))
     return part, notes
 
@@ -130,14 +135,14 @@ def _groups(task: Task, graph: BaseGraph, settings: Settings) -> ChannelGroups:
         return ChannelGroups()
     example = task.example_input[:1]
     found = find_groups(graph, task.model, example, settings.space.channel_multiple)
-    return verify_groups(graph, task.model, found, example, settings.components.target, settings.folder / "cache")
+    return verify_groups(graph, task.model, found, example, settings.components.target, settings.scratch / "cache")
 
 
 def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, settings: Settings) -> Bench:
     components = settings.components
     if graph.batch not in (None, settings.timing.batch):
         raise ConfigError(f"timing.batch={settings.timing.batch}: this model's file takes batches of {graph.batch} only")
-    calibration = Calibration(task, graph, components, settings.folder / "cache", settings.search.seed)
+    calibration = Calibration(task, graph, components, settings.scratch / "cache", settings.search.seed)
     return Bench(
         task=task,
         graph=graph,
@@ -146,7 +151,7 @@ def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, 
         calibration=calibration,
         database=LayerDatabase(graph, calibration, components, groups.groups),
         device=device,
-        evaluator=Evaluator.prepare(task, components.metric, graph, device, settings.folder / "cache"),
+        evaluator=Evaluator.prepare(task, components.metric, graph, device, settings.scratch / "cache"),
         timing=settings.timing,
         settings=settings.trial,
         latency_percentile=settings.goal.budget.latency_percentile,

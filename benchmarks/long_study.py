@@ -29,6 +29,7 @@ from autocompress.loop import Goal, SearchRun, SearchSettings, run_trials
 from autocompress.progress import Progress
 from autocompress.record import LayerRow, Objective
 from autocompress.space import SearchSpace
+from autocompress.storage import sqlite_storage
 from autocompress.study import RECORD, open_study
 from benchmarks.workbench import publish
 
@@ -87,15 +88,17 @@ def seconds_of_trials(objective: Objective, trials: int) -> Sequence[tuple[float
     """Wall and processor seconds of each trial."""
     space = made_up_space()
     problem = EndlessProblem(space.sizes, objective, BUDGETS[objective])
-    bench: Any = SimpleNamespace(
-        graph=None, components=SimpleNamespace(slow_recoveries=[], metric=Accuracy(), target=OnnxRuntime())
-    )
     ends = [(time.perf_counter(), time.process_time())]
     with tempfile.TemporaryDirectory() as name:
+        bench: Any = SimpleNamespace(
+            graph=None,
+            components=SimpleNamespace(slow_recoveries=[], metric=Accuracy(), target=OnnxRuntime()),
+            evaluator=SimpleNamespace(folder=Path(name)),
+        )
         settings = SearchSettings(trials=trials, start="none")
         run = SearchRun(bench, Goal(objective, problem.budget), problem, settings, Path(name), Progress(io.StringIO()))
-        path, identity = Path(name) / "study.db", ["made up"]
-        study = open_study(path, identity, space, objective, problem.budget, lambda done: Knapsack().create(problem, done))
+        storage, identity = sqlite_storage(Path(name) / "study.db"), ["made up"]
+        study = open_study(storage, identity, space, objective, problem.budget, lambda done: Knapsack().create(problem, done))
         with mock.patch("autocompress.loop.run_trial", free_trial(problem, space)):
             run_trials(run, study, space, lambda record: ends.append((time.perf_counter(), time.process_time())))
     differences = np.diff(np.array(ends), axis=0)

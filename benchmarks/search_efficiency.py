@@ -34,6 +34,7 @@ from autocompress.record import TrialRecord
 from autocompress.registry import Registry, load_registry
 from autocompress.space import SearchSpace, SpaceSettings, build_space
 from autocompress.start import start_batches
+from autocompress.storage import sqlite_storage
 from autocompress.study import SearchStudy, open_study
 from autocompress.trial import Bench, TrialSettings
 from autocompress.verbs import cache_folder
@@ -157,7 +158,12 @@ def search(comparison: Comparison, name: str, seed: int, folder: Path) -> list[d
     arm, problem, clock = ARMS[name], comparison.problem(), Clock()
     sampler = cast(Sampler, comparison.registry.component("sampler", arm.sampler)())
     study = open_study(
-        folder / f"{seed}.db", [name], comparison.space, "pareto", Budget(), lambda _: sampler.create(problem, seed)
+        sqlite_storage(folder / f"{seed}.db"),
+        [name],
+        comparison.space,
+        "pareto",
+        Budget(),
+        lambda _: sampler.create(problem, seed),
     )
     batches = comparison.batches(arm, problem, seed)
     rows: list[dict[str, Any]] = []

@@ -27,6 +27,7 @@ from autocompress.progress import Progress
 from autocompress.record import Objective
 from autocompress.selection import pareto_front
 from autocompress.space import SearchSpace, SpaceSettings, build_space
+from autocompress.storage import sqlite_storage
 from autocompress.study import SearchStudy, open_study
 from autocompress.trial import Bench
 
@@ -76,8 +77,10 @@ class Search:
         )
 
     def study(self) -> SearchStudy:
-        goal, path = self.goal, self.folder / "study.db"
-        return open_study(path, ["tiny"], self.space(), goal.objective, goal.budget, lambda trials: RandomSampler(3 + trials))
+        goal, storage = self.goal, sqlite_storage(self.folder / "study.db")
+        return open_study(
+            storage, ["tiny"], self.space(), goal.objective, goal.budget, lambda trials: RandomSampler(3 + trials)
+        )
 
     def run(self, trials: int, listener: Callable[[TrialRecord], object] | None = None, **settings: Any) -> Outcome:
         effort = SearchSettings(trials=trials, **settings)

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, TrialRecord
 from autocompress.record import LayerRow, Objective, State
 from autocompress.space import SearchSpace
+from autocompress.storage import sqlite_storage
 from autocompress.study import SearchStudy, open_study, searched_spaces
 
 OPTIONS = (LayerPolicy(), LayerPolicy("int8", 8), LayerPolicy("int4", 4))
@@ -35,7 +36,7 @@ def opened(
     objective: Objective = "accuracy",
     budget: Budget = BUDGET,
 ) -> SearchStudy:
-    return open_study(folder / "study.db", identity, space, objective, budget, optuna.samplers.RandomSampler)
+    return open_study(sqlite_storage(folder / "study.db"), identity, space, objective, budget, optuna.samplers.RandomSampler)
 
 
 def stored(folder: Path, study: SearchStudy) -> list[optuna.trial.FrozenTrial]:
@@ -443,11 +444,11 @@ def test_a_part_of_a_space_takes_over_what_it_offers(tmp_path: Path) -> None:
 
 def test_the_spaces_that_were_searched(tmp_path: Path) -> None:
     identity = ["tiny", "model", "data"]
-    assert searched_spaces(tmp_path / "study.db", identity, SPACE.digest) == set()
-    assert not (tmp_path / "study.db").exists()
+    storage = sqlite_storage(tmp_path / "study.db")
+    assert searched_spaces(storage, identity, SPACE.digest) == set()
     part = SearchSpace({"stem": OPTIONS[:2], "head": OPTIONS}, {}, whole=SPACE.digest)
     for space in (SPACE, part):
         opened(tmp_path, space=space)
     opened(tmp_path, identity=("tiny", "other", "data"))
-    assert searched_spaces(tmp_path / "study.db", identity, SPACE.digest) == {SPACE.digest, part.digest}
-    assert searched_spaces(tmp_path / "study.db", identity, part.digest) == set()
+    assert searched_spaces(storage, identity, SPACE.digest) == {SPACE.digest, part.digest}
+    assert searched_spaces(storage, identity, part.digest) == set()

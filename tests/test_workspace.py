@@ -4,15 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import optuna
 import pytest
 
-from autocompress import Budget, LayerPolicy
+from autocompress import LayerPolicy
 from autocompress.config import compose_settings
 from autocompress.device import Device
 from autocompress.findings import Case, Finding, Findings
 from autocompress.space import SearchSpace
-from autocompress.study import open_study
 from autocompress.workspace import _identity, _part
 
 if TYPE_CHECKING:
@@ -67,10 +65,9 @@ ROWS = tuple(
 def test_a_folder_that_was_searched_with_more_stays_so(tiny: Tiny, tmp_path: Path, searched: str | None, left: int) -> None:
     """The trials there answer for another goal, and a search that resumes keeps its space."""
     settings = dataclasses.replace(compose_settings(["objective=latency"], tiny.registry), folder=tmp_path)
-    findings, names = Findings("k", "cpu", "r", ROWS), ["tiny", "model"]
-    part, notes = _part(SPACE, tiny.graph, findings, names, settings)
+    findings = Findings("k", "cpu", "r", ROWS)
+    part, notes = _part(SPACE, tiny.graph, findings, set(), settings)
     assert (len(part.layers["stem.0"]), len(notes)) == (2, 1)
-    for space in {"whole": [SPACE], "part": [SPACE, part]}.get(searched or "", []):
-        open_study(tmp_path / "study.db", names, space, "latency", Budget(), optuna.samplers.RandomSampler)
-    found, _ = _part(SPACE, tiny.graph, findings, names, settings)
+    spaces = {"whole": {SPACE.digest}, "part": {SPACE.digest, part.digest}}.get(searched or "", set())
+    found, _ = _part(SPACE, tiny.graph, findings, spaces, settings)
     assert len(found.layers["stem.0"]) == left
