@@ -45,7 +45,8 @@ OVERRIDES = (
     "timing.seconds=0.02",
     "sampler=random",
     "space.ops=false",
-    "pruner=[sparse]",
+    "data.search_size=100",
+    "trial.check_images=8",
     "hydra.run.dir=out",
 )
 PAUSE_SECONDS = 3.0
@@ -62,6 +63,8 @@ def small_net() -> Any:
         nn.Conv2d(1, 8, 3, stride=4, padding=1),
         nn.ReLU(),
         nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 1),
         nn.ReLU(),
         nn.Conv2d(16, 16, 1),
         nn.ReLU(),
@@ -104,7 +107,12 @@ def crew(trials: int, *overrides: str) -> Iterator[tuple[Crew, str]]:
     """An empty study in a server of its own."""
     with postgres_server() as address, tempfile.TemporaryDirectory() as folder:
         more = (*OVERRIDES, f"search.trials={trials}", f"study.storage={address}", *overrides)
-        yield Crew(Path(folder), more, count()), address
+        try:
+            yield Crew(Path(folder), more, count()), address
+        finally:
+            for process in multiprocessing.active_children():
+                process.kill()
+                process.join()
 
 
 def stored(address: str) -> list[FrozenTrial]:
@@ -130,8 +138,8 @@ def throughput(processes: int) -> dict[str, Any]:
     return {
         "processes": processes,
         "trials": done,
-        "seconds": last - first,
-        "per_second": done / (last - first),
+        "seconds": float(last - first),
+        "per_second": float(done / (last - first)),
         "trial_seconds": lasted,
     }
 
