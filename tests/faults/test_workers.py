@@ -37,6 +37,7 @@ SPACE = SearchSpace(
     channels={},
     ops={},
 )
+ALL = [(stem, head) for stem in range(3) for head in range(3)]
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_each_learns_what_the_others_finished(address: str, identity: list[str])
 def test_a_queued_policy_is_taken_once(address: str, identity: list[str]) -> None:
     search = opened(address, identity)
     workers = [joined(address, identity) for _ in range(3)]
-    seeds = [{"stem": stem, "head": head} for stem in range(3) for head in range(3)]
+    seeds = [{"stem": stem, "head": head} for stem, head in ALL]
     for seed in seeds:
         search.enqueue_seed(seed)
     with ThreadPoolExecutor(3) as pool:
@@ -247,6 +248,30 @@ def test_a_worker_waits_for_the_search(address: str, identity: list[str]) -> Non
     assert worker.ended == "enough"
     with pytest.raises(ConfigError, match="no search has opened it"):
         joined(address, identity)
+
+
+def test_sisters_are_imported_once_while_others_run_trials(address: str, identity: list[str]) -> None:
+    """Optuna's own way of numbering under its own lock, so that no number is given twice."""
+
+    def small(_: int = 0) -> SearchStudy:
+        return open_study(storage(address), identity, SPACE, "size", Budget(), sampler)
+
+    worker, sister = small(), opened(address, identity)
+    for stem, head in ALL:
+        sister.enqueue_seed({"stem": stem, "head": head})
+    sister_s = [finish(sister).policy for _ in ALL]
+    with ThreadPoolExecutor(4) as pool:
+        own = pool.submit(lambda: [finish(worker) for _ in range(6)])
+        searches = list(pool.map(small, range(3)))
+        measured = own.result()
+    trials, records = stored(worker), searches[0].records()
+    assert sorted(trial.number for trial in trials) == list(range(len(trials)))
+    imported = [record for record in records if record.kind == "imported"]
+    assert [record for record in records if record.kind != "imported"] == measured
+    assert len({record.policy.digest for record in imported}) == len(imported) >= len(ALL) - len(measured)
+    assert {record.policy.digest for record in records} == {policy.digest for policy in sister_s}
+    assert {trial.values[0] for trial in trials} == {250.0}
+    assert all(trial.params == SPACE.indices(searches[0].records()[trial.number].policy) for trial in trials)
 
 
 def test_tables_are_created_once_when_all_start_together(address: str) -> None:
