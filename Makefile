@@ -1,6 +1,6 @@
 # make demo   set everything up and run the main job on the embedded default, scikit-learn's digits
 # make test   set everything up and run every check that CI runs
-# make test-slow  only the tests that make test leaves out: torchvision's classifiers, several minutes
+# make test-slow  only the tests that make test leaves out: torchvision's classifiers, a killed worker, several minutes
 # make lint   only the checks that run no test
 # make clean  remove what was built, the environment included; outputs stay
 #

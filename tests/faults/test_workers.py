@@ -285,21 +285,26 @@ def test_tables_are_created_once_when_all_start_together(address: str) -> None:
     assert [each.rdb.get_all_studies() for each in found] == [[]] * 4
 
 
-TRIALS = 8
+TRIALS = 6
 
 
-def test_a_search_with_workers_one_of_them_killed(address: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_search_and_its_workers(address: str, tmp_path: Path, killed: bool) -> None:
     """As a user starts them: one conclusion, each trial once in Optuna and in MLflow, no password anywhere."""
-    logs = {name: tmp_path / f"{name}.log" for name in ("search", "doomed", "worker")}
-    processes = {name: started("search" if name == "search" else "worker", address, log) for name, log in logs.items()}
-    wait_for(logs["doomed"], "joined study", processes["doomed"])
-    time.sleep(0.5)
-    processes["doomed"].send_signal(signal.SIGKILL)
+    names = ["search", "worker", *(["doomed"] if killed else [])]
+    model, logs = f"killed-{killed}", {name: tmp_path / f"{name}.log" for name in names}
+    processes = {name: started("search" if name == "search" else "worker", address, model, logs[name]) for name in names}
+    if killed:
+        wait_for(logs["doomed"], "joined study", processes["doomed"])
+        time.sleep(0.5)
+        processes["doomed"].send_signal(signal.SIGKILL)
     ends = {name: process.wait(150) for name, process in processes.items()}
-    assert ends == {"search": 0, "doomed": -signal.SIGKILL, "worker": 0}, {name: log.read_text() for name, log in logs.items()}
+    expected = {name: -signal.SIGKILL if name == "doomed" else 0 for name in names}
+    assert ends == expected, {name: log.read_text() for name, log in logs.items()}
+    assert "joined study" in logs["worker"].read_text()
 
     rdb = storage(address).rdb
-    name = next(name for name in optuna.get_all_study_names(rdb) if name.startswith("small"))
+    name = next(name for name in optuna.get_all_study_names(rdb) if name.startswith(model))
     study = optuna.load_study(study_name=name, storage=rdb)
     counted = [trial for trial in study.trials if INTERRUPTED not in trial.user_attrs and trial.state.is_finished()]
     assert [trial for trial in study.trials if trial.state == TrialState.RUNNING] == []
@@ -319,10 +324,11 @@ def test_a_search_with_workers_one_of_them_killed(address: str, tmp_path: Path) 
     assert [path for path in written if b":***@127.0.0.1" in path.read_bytes()] != []
 
 
-def started(verb: str, address: str, log: Path) -> subprocess.Popen[bytes]:
+def started(verb: str, address: str, model: str, log: Path) -> subprocess.Popen[bytes]:
     study = (f"study.storage={address}", "study.heartbeat_seconds=1", "study.wait_seconds=100")
     slow = ("metric=function", "metric.function.path=benchmarks.slow_metric:right_after_a_while")
-    arguments = [verb, *SMALL, *study, *slow, "objective=size", f"search.trials={TRIALS}", "hydra.run.dir=out"]
+    few = ("objective=size", "sampler=random", "pruner=[sparse]", "space.ops=false", "trial.subsets=[]")
+    arguments = [verb, *SMALL, *study, *slow, *few, f"model.name={model}", f"search.trials={TRIALS}", "hydra.run.dir=out"]
     own = {**environment(Path(__file__).parents[2]), "AUTOCOMPRESS_BENCHMARK_SECONDS": "0.3"}
     with log.open("w") as file:
         return subprocess.Popen(command(arguments), cwd=log.parent, env=own, stdout=file, stderr=file)
