@@ -172,7 +172,10 @@ def test_completion_can_be_installed(call: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["frobnicate"], "unknown verb 'frobnicate'; expected one of search, worker, sensitivity, probe, apply, evaluate, plugins"),
+        (
+            ["frobnicate"],
+            "unknown verb 'frobnicate'; expected one of search, worker, sensitivity, probe, apply, evaluate, plugins",
+        ),
         (
             ["search", "quantizer=[int9]"],
             "quantizer 'int9' is not registered; available: estimated, gptq, int4, int8, mean_rounding. Did you mean 'int8'?",
