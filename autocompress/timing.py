@@ -236,4 +236,4 @@ def wander(openings: Sequence[Opening]) -> float:
     noise = 1.4826 * float(np.median(np.abs(np.diff(times)))) / math.sqrt(2)
     error = MEDIAN_ERROR * noise / math.sqrt(len(times) / 3)
     found = math.expm1(max(thirds) - min(thirds))
-    return found if found > max(WANDER, 4 * error) else 0.0
+    return found if found > max(WANDER, 5 * error) else 0.0

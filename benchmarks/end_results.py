@@ -112,7 +112,7 @@ def main() -> None:
     torch.set_num_threads(1)
     work, case = arguments.work.resolve(), arguments.case
     folder = work / f"{case}-0"
-    result = json.loads((folder / "result.json").read_text()) if arguments.found else run_case(case, 0, work)
+    result = json.loads((folder / "result.json").read_text()) if arguments.found else run_case(case, 0, work, False, ())
     with workbench(*CASES[case].overrides) as bench:
         shutil.copy(folder / "best/model.onnx", bench.folder / "searched.onnx")
         rows = compared(bench, bench.folder / "searched.onnx")

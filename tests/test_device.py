@@ -176,7 +176,7 @@ def test_an_interrupted_request_leaves_no_answer_behind(tiny: Tiny, fresh: Devic
     """Ctrl-C in the middle of a measurement: the next request must not read the answer to this one."""
     expected = fresh.describe()
     previous = signal.signal(signal.SIGUSR1, interrupt)
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer = threading.Timer(0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1))
     try:
         timer.start()
         with pytest.raises(Interrupted):
