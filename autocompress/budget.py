@@ -81,6 +81,11 @@ class Footprint:
     reload_ms: float
     first_inference_ms: float
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The fields of a `Measurement` that it gives."""
+        return {"footprint": self, "memory_bytes": self.memory_bytes, "load_ms": self.load_ms}
+
 
 @dataclass(frozen=True)
 class Energy:

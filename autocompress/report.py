@@ -33,9 +33,9 @@ def result_dict(result: SearchResult) -> dict[str, Any]:
         "metric": result.quality.metric,
         "budget": result.budget.limits(),
         "reasons": list(result.reasons),
-        "baseline": _final_dict(result.baseline),
+        "baseline": final_dict(result.baseline),
         "best": {
-            **_final_dict(result.best),
+            **final_dict(result.best),
             "trial": result.best_trial,
             "path": _relative(result.best.artifact.path, result.folder),
         },
@@ -66,7 +66,8 @@ def _relative(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
 
 
-def _final_dict(final: Final) -> dict[str, Any]:
+def final_dict(final: Final) -> dict[str, Any]:
+    """The figures of one file; documented in the README."""
     figures = final.measurement
     latency, footprint, energy = figures.latency, figures.footprint, figures.energy
     return {

@@ -127,8 +127,7 @@ class Bench:
 
     def footprint(self, path: Path) -> dict[str, Any]:
         """Memory and load time of a file, as figures of a measurement."""
-        found = self.device.footprint(path, self.evaluator.inputs("example"), self.settings.load_processes)
-        return {"footprint": found, "memory_bytes": found.memory_bytes, "load_ms": found.load_ms}
+        return self.device.footprint(path, self.evaluator.inputs("example"), self.settings.load_processes).figures
 
     def recoverable(self, policy: Policy, folder: Path, seed: int, progress: Progress) -> Recoverable:
         """What a recovery for finalists is given."""

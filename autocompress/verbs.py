@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from autocompress.artifact import Artifact, sha256_of
+from autocompress.budget import Measurement
 from autocompress.cache import cache_folder
 from autocompress.candidate import build, load_state
 from autocompress.capability_probe import CapabilityProbe, find_capabilities
@@ -23,12 +25,13 @@ from autocompress.factories import load_function
 from autocompress.graph import BaseGraph
 from autocompress.heatmap import write_heatmap
 from autocompress.host import host_accuracy
-from autocompress.intervals import interval, paired_drop
+from autocompress.intervals import Statistics, interval, paired_drop
 from autocompress.policy import SavedPolicy, load_saved_policy
 from autocompress.preparation import prepare
 from autocompress.progress import Progress
+from autocompress.record import Final
 from autocompress.registry import Registry
-from autocompress.report import table
+from autocompress.report import final_dict, table
 from autocompress.run import run, work
 from autocompress.sensitivity import measure_sensitivity
 from autocompress.sensitivity_files import write_sensitivity
@@ -154,50 +157,55 @@ def _evaluate(job: Job, settings: Settings, registry: Registry) -> None:
 
 
 def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settings) -> dict[str, object]:
-    """Accuracy on the report set, size, latency, memory, load time and energy of a file, beside the FP32 file."""
-    components = settings.components
-    patience = settings.trial.reconnect_seconds
+    """Any file beside the FP32 file, in the words of result.json: both on the report set, timed in the same rounds."""
+    components, patience = settings.components, settings.trial.reconnect_seconds
     with open_device(components.target, torch.get_num_threads(), patience=patience) as device:
         evaluator = Evaluator.prepare(task, components.metric, graph, device, settings.folder / "cache")
         evaluator.keep_reference(graph, "report")
         reference = evaluator.reference_statistics("report")
-        statistics = evaluator.statistics(path, "report", 0, len(reference))
-        example = evaluator.inputs("example")
-        latency = device.latency(graph.path, path, example, settings.timing, settings.goal.budget)
-        environment = device.environment()
-        fp32, found = (device.footprint(file, example, settings.trial.load_processes) for file in (graph.path, path))
-        energy = device.energy(path, example)
+        statistics = np.asarray(evaluator.statistics(path, "report", 0, len(reference)))
+        baseline, found = _evaluated(evaluator, settings, [(graph.path, reference), (path, statistics)])
         on_host = host_accuracy(evaluator, components.target, graph, path, "report")
+        environment = device.environment()
     shutil.rmtree(evaluator.folder, ignore_errors=True)
-    drop = paired_drop(components.metric, reference, np.asarray(statistics))
-    artifact = Artifact.of(path, "onnx")
+    drop = paired_drop(components.metric, reference, statistics)
     return {
-        "artifact": {"path": str(path), "size_bytes": artifact.size_bytes, "sha256": artifact.sha256},
+        "artifact": str(path),
         "metric": components.metric.name,
-        "examples": len(statistics),
-        "accuracy": components.metric.value(statistics),
-        "accuracy_ci": interval(components.metric, statistics),
-        "accuracy_fp32": components.metric.value(reference),
+        "baseline": final_dict(baseline),
+        "best": final_dict(found),
         "accuracy_host": on_host,
         "drop": drop.value,
         "drop_ci": (drop.low, drop.high),
-        "drop_p": paired_p(components.metric, reference, np.asarray(statistics)),
-        "size_ratio": artifact.size_bytes / len(graph.data),
-        "latency_ms_median": latency.median_ms,
-        "latency_ms_p95": latency.p95_ms,
-        "latency_ratio": latency.ratio,
-        "latency_ratio_ci": (latency.ratio_low, latency.ratio_high),
-        "latency_percentile": latency.percentile,
-        "deadline_missed": latency.missed,
-        "memory_bytes": found.memory_bytes,
-        "memory_bytes_fp32": fp32.memory_bytes,
-        "load_ms": found.load_ms,
-        "load_ms_fp32": fp32.load_ms,
-        "energy_joules": energy.joules,
-        "energy_reason": energy.reason,
-        "device": latency.device,
+        "drop_p": paired_p(components.metric, reference, statistics),
+        "device": environment["device"],
         "environment": environment,
     }
+
+
+def _evaluated(evaluator: Evaluator, settings: Settings, files: Sequence[tuple[Path, Statistics]]) -> list[Final]:
+    """The figures of files, the first of which is the reference."""
+    device, example, paths = evaluator.device, evaluator.inputs("example"), [path for path, _ in files]
+    latencies = device.latencies(paths[0], paths, example, settings.timing, settings.goal.budget)
+    whole = paths[0].stat().st_size
+    return [
+        Final(
+            artifact=Artifact.of(path, "onnx"),
+            measurement=Measurement(
+                size_bytes=path.stat().st_size,
+                size_ratio=path.stat().st_size / whole,
+                latency=latency,
+                latency_ms=latency.ms,
+                latency_ratio=latency.ratio,
+                accuracy=evaluator.metric.value(statistics),
+                images=len(statistics),
+                energy=device.energy(path, example),
+                **device.footprint(path, example, settings.trial.load_processes).figures,
+            ),
+            accuracy_ci=interval(evaluator.metric, statistics),
+        )
+        for (path, statistics), latency in zip(files, latencies, strict=True)
+    ]
 
 
 def plugin_table(registry: Registry) -> str:

@@ -93,13 +93,7 @@ CASES = {
     ),
     "mobile_net_small": Case(
         (
-            *(
-                "+experiment=cifar10_efficientnet_lite0",
-                *SMALL,
-                *CHANNELS,
-                "budget.latency_ratio=0.45",
-                "search.recoverable_drop=0.01",
-            ),
+            *("+experiment=cifar10_efficientnet_lite0", *SMALL, *CHANNELS, "budget.latency_ratio=0.45"),
             *("recover=[moments,finetune]", *(f"recover.finetune.{setting}" for setting in FINE_TUNE)),
         ),
         "1.8x faster and 7x smaller at no more than 1.0 point lost, at most 60 minutes of fine-tuning",

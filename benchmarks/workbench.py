@@ -27,6 +27,7 @@ from autocompress.compress import CompressedModel, LayerDatabase
 from autocompress.config import CONFIG_MODULE, job_from, register
 from autocompress.device import Device, TimingSettings, open_device
 from autocompress.evaluation import Evaluator
+from autocompress.fingerprint import device_name
 from autocompress.graph import BaseGraph, export
 from autocompress.intervals import paired_drop
 from autocompress.policy import Policy
@@ -180,18 +181,10 @@ def environment() -> dict[str, Any]:
     packages = ["torch", "onnxruntime", "onnx-ir", "numpy", "optuna", *(["openvino"] if find_spec("openvino") else [])]
     return {
         "commit": commit,
-        "cpu": _cpu(),
+        "cpu": device_name(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
         **{package: version(package) for package in packages},
     }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
