@@ -12,7 +12,7 @@ from autocompress.budget import Budget, Measurement
 from autocompress.candidate import save_state
 from autocompress.changes import Changes, find_changes
 from autocompress.finalists import Finalist, find_finalists, fits
-from autocompress.host import host_accuracy
+from autocompress.host_accuracy import host_accuracy
 from autocompress.intervals import Drop, Statistics, interval, paired_drop
 from autocompress.loop import Goal, Outcome, SearchRun
 from autocompress.overhead import overhead_notes

@@ -53,11 +53,11 @@ class CostModel:
             self._fitted = observed, LatencyModel.fit(self.features, observed)
         return self._fitted[1]
 
-    def latency_error(self, trials: Sequence[Observation], probes: Sequence[Observation]) -> str:
+    def latency_error(self, trials: Sequence[Observation], timed_options: Sequence[Observation]) -> str:
         """Mean error and rank correlation of the trials' latencies, each predicted from all other measurements."""
         from scipy.stats import spearmanr  # takes most of a second, and only the end of a search needs it
 
-        predicted = LatencyModel.fit(self.features, [*trials, *probes]).left_out()[: len(trials)]
+        predicted = LatencyModel.fit(self.features, [*trials, *timed_options]).left_out()[: len(trials)]
         measured = np.array([trial.ratio for trial in trials])
         error = float((np.abs(predicted - measured) / measured).mean())
         order = float(spearmanr(predicted, measured).statistic) if len(set(measured)) > 1 else 1.0

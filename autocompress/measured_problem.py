@@ -15,12 +15,12 @@ from autocompress.effects import Journal, SensitivitySettings, measure_effects
 from autocompress.latency_model import Observation
 from autocompress.observer_columns import ObserverColumns
 from autocompress.policy import Policy
-from autocompress.probes import Probes, time_options
 from autocompress.problem import Choices, Costs, Effect, Problem
 from autocompress.progress import Progress
 from autocompress.record import Objective, TrialRecord
 from autocompress.space import SearchSpace
 from autocompress.study import KIND, RECORD
+from autocompress.timed_options import TimedOptions, time_options
 from autocompress.trial import Bench
 
 if TYPE_CHECKING:
@@ -77,12 +77,12 @@ class MeasuredProblem(Problem):
         rows = np.concatenate([row for row, _ in sized]) if sized else np.zeros((0, len(self.parameters)), dtype=np.int64)
         sizes = np.array([size for _, size in sized], dtype=np.float64)
         observed = [self._observation(trial, figures.latency) for trial, figures in known if figures.latency is not None]
-        return self._costs.predict(choices, rows, sizes, [*self._probed(trials), *observed])
+        return self._costs.predict(choices, rows, sizes, [*self._timed_singles(trials), *observed])
 
-    def _probed(self, trials: Sequence[FrozenTrial]) -> Sequence[Observation]:
+    def _timed_singles(self, trials: Sequence[FrozenTrial]) -> Sequence[Observation]:
         """Timed files of single options, measured when the first proposals are finished."""
         proposed = sum(trial.user_attrs.get(KIND, "trial") == "trial" for trial in trials)
-        return self.probes.observed if proposed >= UNTIMED or "probes" in self.__dict__ else []
+        return self.timed_options.observed if proposed >= UNTIMED or "timed_options" in self.__dict__ else []
 
     def _row(self, trial: FrozenTrial) -> Choices:
         if trial.number not in self._rows:
@@ -108,10 +108,10 @@ class MeasuredProblem(Problem):
         return CostModel(self.bench.graph, self.bench.groups, capabilities, self.space, self.effects())
 
     @cached_property
-    def probes(self) -> Probes:
+    def timed_options(self) -> TimedOptions:
         """The files of single options, timed where the latency matters for the goal."""
         if self.objective not in ("latency", "pareto") and "latency_ratio" not in self.ratio_limits():
-            return Probes([], {}, 0.0)
+            return TimedOptions([], {}, 0.0)
         parts = (self.bench, self.space, self._costs.features, self.settings.seconds, self.journal, self.progress)
         with self.progress.stage("latency of single options"):
             return time_options(*parts)
@@ -132,7 +132,7 @@ class MeasuredProblem(Problem):
         timed = {r.policy.digest: Observation.of(r.policy, r.measurement.latency) for r in records if r.measurement.latency}
         if "_effects" not in self.__dict__ or len(timed) < ENOUGH_TIMED:
             return ""
-        return self._costs.latency_error(list(timed.values()), self._probed([]))
+        return self._costs.latency_error(list(timed.values()), self._timed_singles([]))
 
     def measured(self, trial: FrozenTrial) -> Measurement | None:
         """What a finished trial measured."""

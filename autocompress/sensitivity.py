@@ -14,12 +14,12 @@ from autocompress.effects import SensitivitySettings, measure_effects
 from autocompress.graph import BaseGraph
 from autocompress.latency_model import LatencyFeatures
 from autocompress.policy import UNSTRUCTURED, ChannelPolicy, LayerPolicy
-from autocompress.probes import Probes, time_options
 from autocompress.problem import Effect
 from autocompress.progress import Progress
 from autocompress.quality import Quality
 from autocompress.space import CHANNELS, OBSERVERS, OPS
 from autocompress.sure_drop import sure_drops
+from autocompress.timed_options import TimedOptions, time_options
 from autocompress.workspace import Workspace
 
 Decision = LayerPolicy | ChannelPolicy
@@ -165,12 +165,12 @@ def measure_sensitivity(
     """
     evaluator, graph = workspace.bench.evaluator, workspace.bench.graph
     effects = measure_effects(workspace.bench, workspace.space, settings, workspace.journal, progress)
-    probes = _probes(workspace, settings, progress)
+    timed_options = _timed_options(workspace, settings, progress)
     found = dict[str, list[OptionSensitivity]]()
     for parameter, column in effects.items():
         if parameter.startswith(OBSERVERS):
             continue
-        found.setdefault(parameter.removeprefix(CHANNELS), []).extend(_options(workspace, parameter, column, probes))
+        found.setdefault(parameter.removeprefix(CHANNELS), []).extend(_options(workspace, parameter, column, timed_options))
     order = [name for name in [*graph.layers, *(OPS + kind for kind in workspace.space.ops)] if found.get(name)]
     layers = [_row(graph, name, found[name]) for name in order]
     return Sensitivity(
@@ -196,25 +196,27 @@ def _observers(workspace: Workspace, effects: Mapping[str, Sequence[Effect]]) ->
     }
 
 
-def _probes(workspace: Workspace, settings: SensitivitySettings, progress: Progress) -> Probes:
+def _timed_options(workspace: Workspace, settings: SensitivitySettings, progress: Progress) -> TimedOptions:
     bench = workspace.bench
     features = LatencyFeatures(bench.graph, bench.groups, bench.components.target.capabilities())
     return time_options(bench, workspace.space, features, settings.seconds, workspace.journal, progress)
 
 
-def _saved_ms(probes: Probes, parameter: str, index: int) -> float | None:
-    ratio = probes.ratios[parameter][index]
-    return None if ratio is None else probes.reference_ms * (1 - ratio)
+def _saved_ms(timed_options: TimedOptions, parameter: str, index: int) -> float | None:
+    ratio = timed_options.ratios[parameter][index]
+    return None if ratio is None else timed_options.reference_ms * (1 - ratio)
 
 
-def _options(workspace: Workspace, parameter: str, effects: Sequence[Effect], probes: Probes) -> Iterator[OptionSensitivity]:
+def _options(
+    workspace: Workspace, parameter: str, effects: Sequence[Effect], timed_options: TimedOptions
+) -> Iterator[OptionSensitivity]:
     fp32 = len(workspace.bench.graph.data)
     for index, effect in enumerate(effects):
         policy = workspace.space.alone(parameter, index)
         decided: list[Decision] = [*policy.layers.values(), *policy.channels.values()]  # none for FP32, else one
         labels = [_label(option) for option in decided] + [f"operators {precision}" for precision in {*policy.ops.values()}]
         for label in labels:
-            saved_bytes, saved_ms = fp32 - effect.size_bytes, _saved_ms(probes, parameter, index)
+            saved_bytes, saved_ms = fp32 - effect.size_bytes, _saved_ms(timed_options, parameter, index)
             yield OptionSensitivity(label, parameter, index, effect, saved_bytes, saved_ms)
 
 

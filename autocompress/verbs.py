@@ -24,7 +24,7 @@ from autocompress.evaluation import Evaluator
 from autocompress.factories import load_function
 from autocompress.graph import BaseGraph
 from autocompress.heatmap import write_heatmap
-from autocompress.host import host_accuracy
+from autocompress.host_accuracy import host_accuracy
 from autocompress.intervals import Statistics, interval, paired_drop
 from autocompress.policy import SavedPolicy, load_saved_policy
 from autocompress.preparation import prepare

@@ -48,11 +48,11 @@ class FittedLatency:
         return {**errors, "policies": MIXES}
 
 
-def fit(bench: Bench, space: SearchSpace, journal: Journal, probes: Sequence[Observation]) -> FittedLatency:
+def fit(bench: Bench, space: SearchSpace, journal: Journal, timed_options: Sequence[Observation]) -> FittedLatency:
     """Time random policies that the journal does not know, and fit."""
     features = LatencyFeatures(bench.graph, bench.groups, bench.components.target.capabilities())
     mixes = [_observed(bench, policy, journal) for policy in _random(space)]
-    model = LatencyModel.fit(features, [*mixes, *probes])
+    model = LatencyModel.fit(features, [*mixes, *timed_options])
     measured = np.array([observation.ratio for observation in mixes])
     predicted = model.left_out()[: len(mixes)]
     untrained, _ = LatencyModel.fit(features, []).predict([observation.policy for observation in mixes])

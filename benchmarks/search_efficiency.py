@@ -27,7 +27,6 @@ from autocompress.components import Sampler
 from autocompress.effects import Journal, SensitivitySettings
 from autocompress.measured_problem import MeasuredProblem
 from autocompress.policy import Policy
-from autocompress.probes import LATENCY, Probes
 from autocompress.problem import Effect
 from autocompress.progress import Progress
 from autocompress.record import TrialRecord
@@ -36,6 +35,7 @@ from autocompress.space import SearchSpace, SpaceSettings, build_space
 from autocompress.start import start_batches
 from autocompress.storage import sqlite_storage
 from autocompress.study import SearchStudy, open_study
+from autocompress.timed_options import LATENCY, TimedOptions
 from autocompress.trial import Bench, TrialSettings
 from autocompress.verbs import cache_folder
 from benchmarks.busy_clock import busy_seconds
@@ -103,11 +103,11 @@ class ArmProblem(MeasuredProblem):
         return self.known.effects()
 
     @cached_property
-    def probes(self) -> Probes:
+    def timed_options(self) -> TimedOptions:
         """The times of single options."""
         assert self.known is not None
         self.asked.add(LATENCY)
-        return self.known.probes
+        return self.known.timed_options
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Comparison:
     def batches(self, arm: Arm, problem: ArmProblem, seed: int) -> Iterator[Sequence[Policy]]:
         """What an arm starts with, computed when it is asked for."""
         if arm.one_shot:
-            _ = problem.probes
+            _ = problem.timed_options
             yield integer_program(problem, self.space, self.latency, self.trials, seed)
         yield from start_batches(arm.start, self.known.bench, self.space, problem, self.trials // 2)
 
@@ -215,7 +215,7 @@ def compare(bench: Workbench, arms: Sequence[str], trials: int, seeds: int, cach
     baseline = measured.baseline()
     known = MeasuredProblem("pareto", Budget(), baseline, measured, space, SensitivitySettings(), journal, Progress())
     seconds = _tables(known)
-    latency = fit(measured, space, journal, known.probes.observed)
+    latency = fit(measured, space, journal, known.timed_options.observed)
     sys.stdout.write(f"latency model: {latency.figures()}\n")
     data = hashlib.sha256("|".join(identity[:2]).encode()).hexdigest()[:12]
     evaluations = EvaluationCache(measured, cache / f"evaluations-{data}.jsonl", latency)
@@ -233,7 +233,7 @@ def compare(bench: Workbench, arms: Sequence[str], trials: int, seeds: int, cach
 def _tables(known: MeasuredProblem) -> dict[str, float]:
     """Measure losses and times of single options; the seconds that each took, whenever that was."""
     known.effects()
-    _ = known.probes
+    _ = known.timed_options
     space, entries = known.space, {LOSSES: f"effect on {known.settings.images}", LATENCY: LATENCY}
     policies = [space.alone(name, index) for name, count in space.sizes.items() for index in range(count)]
     distinct = {policy.digest: policy for policy in policies}.values()

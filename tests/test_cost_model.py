@@ -21,11 +21,11 @@ from autocompress.effects import Journal, SensitivitySettings, measure_effects
 from autocompress.latency_model import LatencyFeatures, LatencyModel, Observation
 from autocompress.measured_problem import UNTIMED, MeasuredProblem
 from autocompress.policy import Policy
-from autocompress.probes import LATENCY
 from autocompress.problem import Choices, Effect
 from autocompress.progress import Progress
 from autocompress.space import SearchSpace, SpaceSettings, build_space
 from autocompress.study import KIND
+from autocompress.timed_options import LATENCY
 from autocompress.trial import Bench
 
 if TYPE_CHECKING:
@@ -125,13 +125,13 @@ def test_the_journal_answers_what_was_measured(cut_bench: Bench, space: SearchSp
 
 def test_options_that_compute_alike_are_timed_once(problem: MeasuredProblem) -> None:
     fast = replace(problem, objective="latency")
-    ratios = fast.probes.ratios
+    ratios = fast.timed_options.ratios
     assert set(ratios) == set(fast.parameters)
     for name, layer in fast.space.layers.items():
         integer = {ratio for ratio, option in zip(ratios[name], layer, strict=True) if option.quantizer is not None}
         assert len(integer) == 1
     assert all(options[0] == 1.0 for options in ratios.values())
-    assert not problem.probes.ratios
+    assert not problem.timed_options.ratios
 
 
 def timed_alone(space: SearchSpace, name: str) -> Policy:
@@ -169,7 +169,7 @@ def test_a_file_that_does_not_run_is_left_out_of_the_times(problem: MeasuredProb
     device.spoiled = bad.digest
     with closing(device):
         spoiled = replace(problem, objective="latency", bench=replace(problem.bench, device=device))
-        assert spoiled.probes.ratios["head"][-1] is None
+        assert spoiled.timed_options.ratios["head"][-1] is None
     assert spoiled.journal.get(LATENCY, bad) is None
     timed = spoiled.journal.get(LATENCY, good)
     assert timed is not None and timed["reference_ms"] > 0

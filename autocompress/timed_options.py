@@ -26,7 +26,7 @@ TOGETHER = 8
 
 
 @dataclass(frozen=True)
-class Probes:
+class TimedOptions:
     """Timed files of single options.
 
     Attributes:
@@ -42,7 +42,7 @@ class Probes:
 
 def time_options(
     bench: Bench, space: SearchSpace, features: LatencyFeatures, seconds: float, journal: Journal, progress: Progress
-) -> Probes:
+) -> TimedOptions:
     """Time the file of each option alone against FP32; only what the journal does not hold is measured."""
     counts = {name: count for name, count in space.sizes.items() if not name.startswith(OBSERVERS)}  # they take no time
     policies = {name: [space.alone(name, index) for index in range(count)] for name, count in counts.items()}
@@ -57,7 +57,7 @@ def time_options(
     timed = {key: values for key, policy in distinct.items() if (values := journal.get(LATENCY, policy)) is not None}
     failed = dict.fromkeys(distinct.keys() - timed.keys())
     ratios = {**failed, **{key: values["ratio"] for key, values in timed.items()}}
-    return Probes(
+    return TimedOptions(
         observed=[Observation(distinct[key], values["ratio"], values["spread"]) for key, values in timed.items()],
         ratios={name: [ratios.get(key, 1.0) for key in options] for name, options in keys.items()},
         reference_ms=median(values["reference_ms"] for values in timed.values()) if timed else 0.0,

@@ -11,7 +11,7 @@ from autocompress_plugins.agreement import Agreement
 from autocompress import LayerPolicy, Policy
 from autocompress.candidate import Candidate
 from autocompress.device import open_device
-from autocompress.host import host_accuracy
+from autocompress.host_accuracy import host_accuracy
 from autocompress.transport import LocalTransport
 from autocompress.trial import Bench
 
