@@ -174,6 +174,7 @@ from autocompress.device import TimingSettings, open_device
 path, inputs = map(Path, sys.argv[1:])
 with open_device(OnnxRuntime(), threads=1) as device:
     expected = device.describe()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     threading.Timer(0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
     try:
         device.latency(path, path, inputs, TimingSettings(seconds=60, precision=0.0))
