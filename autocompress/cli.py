@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,7 +14,13 @@ from autocompress.errors import AutocompressError
 from autocompress.masking import masked
 
 DEFAULT_VERB = "search"
-VERBS = ("search", "worker", "sensitivity", "probe", "apply", "evaluate", "plugins")
+JOBS = ("search", "worker", "sensitivity", "probe", "apply", "evaluate")
+"""Verbs whose arguments Hydra reads."""
+
+COMMANDS = {"plugins": "autocompress.plugin_list"}
+"""Verbs with plain arguments: the module whose `main` takes them and returns the exit status."""
+
+VERBS = (*JOBS, *COMMANDS)
 
 OVERVIEW = """autocompress: the most accurate model file that fits your budget on the machine it will run on.
 
@@ -41,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     verb, rest = _split(arguments)
     _strip_verb_from_completion()
     sys.path.insert(0, str(Path.cwd()))  # so that model.factory=my_file:net is found, as with `python -m`
-    sys.argv = [sys.argv[0], *rest]
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.exit(_run(verb))
+    sys.exit(_run(verb, rest))
 
 
 def _version() -> str:
@@ -69,9 +74,18 @@ def _strip_verb_from_completion() -> None:
         os.environ["COMP_POINT"] = str(max(0, point - len(words[1]) - 1))
 
 
-def _run(verb: str) -> int:
+def _run(verb: str, arguments: Sequence[str]) -> int:
     if verb not in VERBS:
         return _fail(f"unknown verb '{verb}'; expected one of {', '.join(VERBS)}")
+    try:
+        return int(import_module(COMMANDS[verb]).main(arguments)) if verb in COMMANDS else _run_job(verb, arguments)
+    except AutocompressError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command resumes", status=130)
+
+
+def _run_job(verb: str, arguments: Sequence[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -79,16 +93,14 @@ def _run(verb: str) -> int:
     from autocompress.registry import load_registry
     from autocompress.verbs import run_verb
 
+    sys.argv = [sys.argv[0], *arguments]
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     registry = load_registry()
     config.register(registry)
     try:
         config.hydra_main(verb, lambda job: run_verb(verb, job, registry), registry)
     except (HydraException, OmegaConfBaseException) as error:
         return _fail(config.explain(error, registry))
-    except AutocompressError as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        return _fail("interrupted; the same command resumes", status=130)
     return 0
 
 

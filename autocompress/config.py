@@ -109,11 +109,6 @@ class EvaluateSchema(JobSchema):
     artifact: str = MISSING
 
 
-@dataclass
-class PluginsSchema:
-    """`autocompress plugins`: nothing to configure."""
-
-
 SCHEMAS = {
     "base_schema": BaseSchema,
     "search_schema": JobSchema,
@@ -122,7 +117,6 @@ SCHEMAS = {
     "worker_schema": JobSchema,
     "apply_schema": ApplySchema,
     "evaluate_schema": EvaluateSchema,
-    "plugins_schema": PluginsSchema,
 }
 
 
@@ -176,12 +170,11 @@ class Job:
     """One invocation of the command line, free of Hydra.
 
     Attributes:
-        settings: None for a verb that measures nothing.
         loss: address of a function of (outputs, targets).
         policy, artifact: the file that `apply` or `evaluate` was given.
     """
 
-    settings: Settings | None = None
+    settings: Settings
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     loss: str = CROSS_ENTROPY
@@ -215,8 +208,6 @@ def hydra_main(verb: str, run: Callable[[Job], None], registry: Registry) -> Non
 
 def job_from(config: DictConfig, registry: Registry, folder: Path | None = None) -> Job:
     """The job that a composed configuration describes; its folder is Hydra's unless one is given."""
-    if OmegaConf.get_type(config) is PluginsSchema:
-        return Job()
     settings = search_settings(config, registry, folder or Path(HydraConfig.get().runtime.output_dir))
     schema = cast(JobSchema, OmegaConf.to_object(config))
     paths = {name: Path(getattr(schema, name)) for name in ("policy", "artifact") if hasattr(schema, name)}

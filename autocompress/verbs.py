@@ -47,12 +47,9 @@ MINIMUM_WIDTH = 60
 
 def run_verb(verb: str, job: Job, registry: Registry) -> None:
     """Run one job."""
-    if verb == "plugins":
-        _say(plugin_table(registry))
-    elif job.settings is not None:
-        verbs = {"search": _search, "worker": _worker, "sensitivity": _sensitivity, "probe": _probe}
-        verbs |= {"apply": _apply, "evaluate": _evaluate}
-        verbs[verb](job, job.settings, registry)
+    verbs = {"search": _search, "worker": _worker, "sensitivity": _sensitivity, "probe": _probe}
+    verbs |= {"apply": _apply, "evaluate": _evaluate}
+    verbs[verb](job, job.settings, registry)
 
 
 def _say(text: str) -> None:
@@ -206,17 +203,3 @@ def _evaluated(evaluator: Evaluator, settings: Settings, files: Sequence[tuple[P
         )
         for (path, statistics), latency in zip(files, latencies, strict=True)
     ]
-
-
-def plugin_table(registry: Registry) -> str:
-    """Components by kind, with where they come from, then what is not in use and why."""
-    rows = [
-        f"{registered.kind:<10} {registered.name:<14} {registered.plugin.distribution} {registered.plugin.version}"
-        for _, registered in sorted(registry.components.items())
-    ]
-    problems = [
-        f"not in use: {plugin.name} of {plugin.distribution} {plugin.version}: {plugin.problem}"
-        for plugin in registry.plugins
-        if plugin.problem
-    ]
-    return "\n".join([*rows, *problems])

@@ -68,7 +68,6 @@ def main() -> None:
     register(registry)
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         job: Job = job_from(compose("search", overrides=overrides), registry, Path())
-    assert job.settings is not None
     progress, clock = Progress(), Clock()
     with tempfile.TemporaryDirectory() as folder:
         settings = replace(job.settings, folder=Path(folder) / "study")

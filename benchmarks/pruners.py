@@ -85,7 +85,6 @@ def deliver(pruner: str, structure: str, registry: Registry) -> dict[str, Any]:
     overrides += [f"space.sparsities=[{SHARE}]", f"space.structures=[{structure}]"]
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         job = job_from(compose("search", overrides=overrides), registry, Path())
-    assert job.settings is not None
     with tempfile.TemporaryDirectory() as folder:
         layers = ["conv1", *INNER, *(name.replace("conv1", "conv2") for name in INNER), "linear"]
         seed = Path(folder) / "seed.yaml"

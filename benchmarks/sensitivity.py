@@ -42,7 +42,6 @@ def composed(experiment: str, overrides: list[str], half: int) -> tuple[Task, Se
     wanted = [f"+experiment={experiment}", f"data.calibration_size={2 * half}", "tracking=[]", *overrides]
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         job = job_from(compose("search", overrides=wanted), registry, Path())
-    assert job.settings is not None
     return build_task(job, job.settings, Progress()), job.settings
 
 

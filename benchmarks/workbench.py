@@ -132,7 +132,6 @@ def workbench(*overrides: str) -> Iterator[Workbench]:
     register(registry)
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         job = job_from(compose("search", overrides=[*overrides, "tracking=[]"]), registry, Path())
-    assert job.settings is not None
     components = job.settings.components
     with tempfile.TemporaryDirectory() as name, open_device(components.target, torch.get_num_threads()) as device:
         folder = Path(name)
@@ -154,7 +153,6 @@ def search_result(*overrides: str) -> SearchResult:
     register(registry)
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         job = job_from(compose("search", overrides=[*overrides, "tracking=[]"]), registry, Path())
-    assert job.settings is not None
     with tempfile.TemporaryDirectory() as folder:
         settings = replace(job.settings, folder=Path(folder))
         return run(build_task(job, settings, Progress()), settings, registry, Progress())
