@@ -293,8 +293,12 @@ def _rename(model: ir.Model) -> None:
 
 
 def save(model: ir.Model, path: Path) -> None:
-    """Write a model without the types and shapes of inner tensors: a runtime infers them, or reads them off the weights."""
-    kept = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
+    """Write a model without the types and shapes of inner tensors: a runtime infers them, or reads them off the weights.
+
+    How many values are not zero it cannot infer, and then it does not compute once what is the same in every inference.
+    """
+    counted = [value for node in model.graph if node.op_type == "NonZero" for value in node.outputs]
+    kept = {id(value) for value in (*model.graph.inputs, *model.graph.outputs, *counted)}
     shapes = [(value, value.shape, value.type) for value in _values(model) if id(value) not in kept]
     for value, _, _ in shapes:
         value.shape, value.type = None, None
