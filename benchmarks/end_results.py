@@ -23,7 +23,7 @@ import torch
 from autocompress.policy import LayerPolicy, Policy
 from autocompress.space import SearchSpace, build_space
 from benchmarks.acceptance import CASES, run_case
-from benchmarks.other_tools import made_by_others
+from benchmarks.other_tools import made_by_others, that_run
 from benchmarks.workbench import TIMING, Workbench, publish, workbench
 
 ALLOWED_DROP_POINTS = 1.0
@@ -71,7 +71,8 @@ def uniform_ways(space: SearchSpace) -> list[Uniform]:
 
 def compared(bench: Workbench, searched: Path) -> list[dict[str, Any]]:
     """A row for each file."""
-    files = {"searched": searched} | made_by_others(bench.graph.path, bench.folder, bench.task.sets["calibration"].inputs)
+    others = made_by_others(bench.graph.path, bench.folder, bench.task.sets["calibration"].inputs)
+    files = {"searched": searched, **that_run(bench.device, others, bench.evaluator.inputs("example"))}
     space = build_space(bench.graph, bench.components, bench.groups, bench.space, bench.database)
     for way in uniform_ways(space):
         policy = way.policy(space)

@@ -6,7 +6,7 @@ NNCF comes with `pip install autocompress[compare]`; without it its column is le
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+from autocompress.device import Device
+from autocompress.errors import RuntimeCrashError
 
 Tool = Callable[[Path, Path, NDArray[Any]], None]
 
@@ -44,6 +47,24 @@ def made_by_others(reference: Path, folder: Path, examples: NDArray[Any]) -> dic
     else:
         sys.stdout.write("NNCF is not compared: it is not installed (extra `compare`)\n")
     return {name: _file(tool, reference, folder / f"{name}.onnx", examples) for name, tool in tools.items()}
+
+
+def that_run(device: Device, files: Mapping[str, Path], inputs: Path) -> dict[str, Path]:
+    """Those that the target's runtime accepts; of the others it is printed why not.
+
+    Args:
+        inputs: one example, an .npy file.
+    """
+    return {name: path for name, path in files.items() if _runs(device, name, path, inputs)}
+
+
+def _runs(device: Device, name: str, path: Path, inputs: Path) -> bool:
+    try:
+        device.outputs(path, inputs, 0, 1, 1)
+    except RuntimeCrashError as error:
+        sys.stdout.write(f"the file of {name} does not run: {error}\n")
+        return False
+    return True
 
 
 def _file(tool: Tool, reference: Path, path: Path, examples: NDArray[Any]) -> Path:

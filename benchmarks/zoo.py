@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from autocompress.device import TimingSettings, open_device
 from autocompress.graph import export
 from autocompress.placement import place
 from autocompress.registry import load_registry
-from benchmarks.other_tools import made_by_others
+from benchmarks.other_tools import made_by_others, that_run
 from benchmarks.workbench import publish
 
 NETS = (
@@ -76,18 +76,19 @@ def row_of(name: str, trials: int, target: Target, folder: Path) -> dict[str, An
     seconds = time.monotonic() - start
     reference = folder / "fp32.onnx"
     others = made_by_others(reference, folder, task.sets["calibration"].inputs)
-    ratios = timed(task, target, reference, {"ratio": result.best.artifact.path, **others})
+    ratios = timed(task, target, reference, result.best.artifact.path, others)
     decided = summary(task, target, result)
     return {"net": name, "target": target.name, **ratios, "seconds": round(seconds), **decided, "status": result.status}
 
 
-def timed(task: Task, target: Target, reference: Path, files: dict[str, Path]) -> dict[str, float]:
-    """Median ratio to FP32, all files in the same interleaved rounds."""
+def timed(task: Task, target: Target, reference: Path, found: Path, others: Mapping[str, Path]) -> dict[str, float]:
+    """Median ratio to FP32, all files that run in the same interleaved rounds."""
     inputs = reference.with_name("example.npy")
     np.save(inputs, task.example_input[:1].numpy())
     with open_device(target, 1) as device:
-        found = device.latencies(reference, list(files.values()), inputs, TIMING)
-    return {what: latency.ratio for what, latency in zip(files, found, strict=True)}
+        files = {"ratio": found, **that_run(device, others, inputs)}
+        latencies = device.latencies(reference, list(files.values()), inputs, TIMING)
+    return {what: latency.ratio for what, latency in zip(files, latencies, strict=True)}
 
 
 def summary(task: Task, target: Target, result: SearchResult) -> dict[str, Any]:
