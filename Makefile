@@ -1,7 +1,8 @@
 # make demo   set everything up and run the main job on the embedded default, scikit-learn's digits
 # make test   set everything up and run every check that CI runs
 # make test-slow  only the tests that make test leaves out: torchvision's classifiers, a killed worker, several minutes
-# make lint   only the checks that run no test
+# make lint   only the checks that run no test; the documentation builds without a warning
+# make docs   the documentation, as build/site/index.html
 # make clean  remove what was built, the environment included; outputs stay
 #
 # PYTHON=python3.12     the interpreter to use (default: the first of Python 3.11 to 3.13 that is found)
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.autocompress
 SUPPORTED = import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
-.PHONY: demo test test-slow lint venv install install-test clean
+.PHONY: demo test test-slow lint docs venv install install-test clean
 
 demo: install
 	$(BIN)/autocompress search +experiment=digits
@@ -37,6 +38,10 @@ lint: install-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(call site)
+
+docs: install-test
+	$(call site)
 
 venv: $(BIN)/pip
 
@@ -48,6 +53,11 @@ install-test: venv
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+# A notice about the next version of MkDocs is left out.
+define site
+NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+endef
 
 # $(call install,REQUIREMENT,LINE): unless the stamp is younger than pyproject.toml, names this folder and has that line.
 define install

@@ -102,8 +102,9 @@ class Grid:
         Codes are signed bytes whatever `signed` is: an unsigned level l is stored as l - 2^(b-1), its zero point with it.
 
         Args:
-            low, high: shape (rows, 1), low <= 0 <= high; computed with in float64, so that a weight halfway between two codes
-                is seen to be there.
+            low: shape (rows, 1), at most 0; computed with in float64, so that a weight halfway between two codes is seen to be
+                there.
+            high: shape (rows, 1), at least 0.
             symmetric: the zero point is fixed: at level 0. Signed, that is the middle of the grid.
             narrow: leave out the lowest code.
             signed: levels are -2^(b-1) .. 2^(b-1) - 1, else 0 .. 2^b - 1. With a fixed zero point an unsigned grid holds no

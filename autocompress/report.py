@@ -23,7 +23,7 @@ SMALLEST_P = 0.001
 
 
 def result_dict(result: SearchResult) -> dict[str, Any]:
-    """The content of result.json; documented in the README."""
+    """The content of result.json; documented in docs/result.md."""
     states = Counter(record.state for record in result.records)
     seconds = [sum(record.seconds.values()) for record in result.records if record.is_measured]
     constraint = result.binding_constraint
@@ -67,7 +67,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def final_dict(final: Final) -> dict[str, Any]:
-    """The figures of one file; documented in the README."""
+    """The figures of one file; documented in docs/result.md."""
     figures = final.measurement
     latency, footprint, energy = figures.latency, figures.footprint, figures.energy
     return {

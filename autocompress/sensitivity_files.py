@@ -16,7 +16,7 @@ COLUMNS = ("divergence", "drop", "size_bytes", "saved_bytes", "saved_latency_ms"
 
 
 def write_sensitivity(found: Sensitivity, folder: Path) -> None:
-    """Write both files; documented in the README."""
+    """Write both files; documented in docs/sensitivity.md."""
     _replace(folder / "sensitivity.json", json.dumps(_content(found), indent=2, allow_nan=False) + "\n")
     _replace(folder / "sensitivity.csv", _csv(found))
 

@@ -89,21 +89,23 @@ class Workbench:
 
     def figures(self, path: Path, *, timed: bool = False) -> dict[str, Any]:
         """Accuracy on the report set with its paired interval, bytes, and the interleaved latency ratio when asked for."""
+        outputs = self.evaluator.outputs(path, "report", 0, len(self.evaluator.reference_statistics("report")))
+        size = path.stat().st_size
+        found: dict[str, Any] = {**self.quality(outputs), "size_bytes": size, "size_ratio": size / len(self.graph.data)}
+        return found | self.latency(path) if timed else found
+
+    def quality(self, outputs: Any) -> dict[str, Any]:
+        """Accuracy of outputs on the whole report set beside FP32's; with its paired interval."""
         reference = self.evaluator.reference_statistics("report")
-        outputs = self.evaluator.outputs(path, "report", 0, len(reference))
         statistics = self.evaluator.score(outputs, "report", 0, len(reference))
         drop = paired_drop(self.evaluator.metric, reference, statistics)
-        size = path.stat().st_size
-        found: dict[str, Any] = {
+        return {
             "accuracy": self.evaluator.metric.value(statistics),
             "fp32": self.evaluator.metric.value(reference),
             "drop_points": 100 * drop.value,
             "drop_ci_points": [100 * drop.low, 100 * drop.high],
             **_agreement(outputs, self.evaluator.reference["report"]),
-            "size_bytes": size,
-            "size_ratio": size / len(self.graph.data),
         }
-        return found | self.latency(path) if timed else found
 
     def latency(self, path: Path) -> dict[str, Any]:
         """Median milliseconds and ratio to FP32, interleaved."""
