@@ -13,6 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
 from autocompress.channels import ChannelGroups
@@ -28,6 +30,7 @@ from autocompress.record import Objective, SearchResult, StudyContext
 from autocompress.registry import Registry, load_registry
 from autocompress.report import resolution_note, write_result
 from autocompress.reproducibility import mask_overlap
+from autocompress.saved_study import save_study
 from autocompress.settings import Settings
 from autocompress.storage import Storage, opened_storage
 from autocompress.study import SearchStudy, join_study, open_study
@@ -78,6 +81,7 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         stack.enter_context(study.held())
         baseline = problem.baseline
         context = _context(bench, study, baseline, check, settings, registry)
+        save_study(context)
         notify("autocompress_search_started", study=context, records=study.records())
         search_run = SearchRun(bench, settings.goal, problem, settings.search, settings.folder, progress)
         tell = partial(notify, "autocompress_trial_finished", study=context)
@@ -90,6 +94,7 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         result = dataclasses.replace(result, reasons=[*result.reasons, *workspace.notes])
         result = _completed(result, context, workspace.groups, settings, time.monotonic() - start)
         write_result(result)
+        save_study(context, result)
         for line in notify("autocompress_search_finished", study=context, result=result):
             progress.note(line)
     return result
@@ -197,7 +202,16 @@ def _context(
         config=settings.plain,
         environment=bench.device.environment(),
         self_check=check,
+        data_sets={name: examples.facts for name, examples in bench.task.sets.items()},
+        example=_write_example(bench.task, settings.folder),
     )
+
+
+def _write_example(task: Task, folder: Path) -> Path:
+    """One input, for whoever tries the delivered file."""
+    path = folder / "example.npy"
+    np.save(path, task.example_input[:1].numpy())
+    return path
 
 
 def _completed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -160,6 +161,8 @@ def study_tags(study: StudyContext) -> dict[str, str]:
         "study": study.name,
         "model": study.model,
         "data": study.data,
+        "target": study.target,
+        "objective": study.objective,
         "metric": study.metric,
         "device": study.device,
         "runtime": study.versions["runtime"],
@@ -173,7 +176,7 @@ def trial_tags(record: TrialRecord) -> dict[str, str]:
     """What a child is and how it ended."""
     tags = {
         "trial": key(record),
-        "kind": record.kind,
+        "kind": "failed" if record.state == "failed" else record.kind,
         "state": record.state,
         "gate": record.gate,
         "feasible": str(record.feasible).lower(),
@@ -191,10 +194,17 @@ def figure_tags(record: TrialRecord) -> dict[str, str]:
     return _named({key: f"{value:.10g}" for key, value in metrics(record).items() if not key.startswith("seconds/")})
 
 
-def result_tags(result: SearchResult, note: str) -> dict[str, str]:
-    """The answer, on the study's run."""
+def result_tags(result: SearchResult, note: str, champion: str) -> dict[str, str]:
+    """The answer, on the study's run; `champion` is the registered model's version, if it has one."""
     best = "FP32" if result.best_trial is None else str(result.best_trial)
-    return {**_named({"status": result.status, "best_trial": best}), "mlflow.note.content": note[:_TAG_CHARACTERS]}
+    tags = _named({"status": result.status, "best_trial": best, "champion": champion})
+    return {**tags, "mlflow.note.content": note[:_TAG_CHARACTERS]}
+
+
+def result_digest(result: SearchResult) -> str:
+    """Short hash of the answer: the same when the very same result is told again."""
+    facts = [result.status, result.best_trial, result.best.artifact.sha256, result.policy.digest, result_metrics(result)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def _named(tags: Mapping[str, str]) -> dict[str, str]:
