@@ -239,6 +239,7 @@ class SearchResult:
         changes: which examples and classes of the report set changed.
         predicted: what the search's model said of best before it was measured: `divergence`, `size_ratio`, `latency_ratio`;
             empty when there was none.
+        latency_predictions: trial number to the latency ratio as predicted from all other measurements; empty: too few of them.
         environment, self_check: as in `StudyContext`.
         host_accuracy: accuracy of best on the report set in the same runtime on the machine that searched; None where that is
             the target's own.
@@ -272,3 +273,4 @@ class SearchResult:
     environment: Mapping[str, Any] = field(default_factory=dict)
     self_check: Latency | None = None
     host_accuracy: float | None = None
+    latency_predictions: Mapping[int, float] = field(default_factory=dict)

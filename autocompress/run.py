@@ -21,6 +21,7 @@ from autocompress.channels import ChannelGroups
 from autocompress.conclusion import conclude
 from autocompress.errors import BudgetError, ConfigError
 from autocompress.graph import OPSET
+from autocompress.latency_model import prediction_error
 from autocompress.loop import Goal, SearchRun, help_trials, run_trials
 from autocompress.measured_problem import MeasuredProblem
 from autocompress.notify import Notifier
@@ -138,8 +139,10 @@ def _problem(workspace: Workspace, settings: Settings, progress: Progress) -> tu
 def _with_predictions(result: SearchResult, problem: MeasuredProblem) -> SearchResult:
     """Add what the tables said of the answer, and how far off the latency model was."""
     predicted = problem.predicted(result.policy) if result.best_trial is not None else {}
-    error = problem.latency_error(result.records)
-    return dataclasses.replace(result, predicted=predicted, reasons=[*result.reasons, *([error] if error else [])])
+    ratios = problem.latency_predictions(result.records)
+    latencies = {r.number: r.measurement.latency.ratio for r in result.records if r.number in ratios and r.measurement.latency}
+    error = [prediction_error([*ratios.values()], [latencies[number] for number in ratios])] if ratios else []
+    return dataclasses.replace(result, predicted=predicted, latency_predictions=ratios, reasons=[*result.reasons, *error])
 
 
 def check_measured(budget: Budget, baseline: Measurement) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from autocompress import Latency, LayerPolicy, Measurement, Policy, SyntheticProblem
+from autocompress.hypervolume import REFERENCE, hypervolume
 from autocompress.record import Objective
 from autocompress.space import SearchSpace
 from autocompress.trial import Bench
 from benchmarks.efficiency_figure import at_times, draw, p_value, summary
 from benchmarks.evaluation_cache import EvaluationCache
-from benchmarks.hypervolume import REFERENCE, hypervolume
 from benchmarks.integer_program import integer_program
 from benchmarks.long_study import seconds_of_trials
 
