@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from autocompress.components import Target as Target
     from autocompress.components import Tracker as Tracker
     from autocompress.compress import CompressedModel as CompressedModel
+    from autocompress.curves import Course as Course
     from autocompress.curves import Curves as Curves
     from autocompress.curves import study_curves as study_curves
     from autocompress.errors import AutocompressError as AutocompressError
@@ -78,7 +79,7 @@ _HOMES = {
     "codebook": ("kernel_levels", "lloyd_max", "nearest"),
     "compensation": ("compensate",),
     "compress": ("CompressedModel",),
-    "curves": ("Curves", "study_curves"),
+    "curves": ("Course", "Curves", "study_curves"),
     "errors": ("AutocompressError",),
     "factories": ("call_factory", "load_function"),
     "figure": ("Figure",),

@@ -31,14 +31,33 @@ class Curves:
 
 
 def study_curves(study: StudyContext, records: Sequence[TrialRecord]) -> Curves:
-    """The curves of a study; in a metric whose values are no shares, a drop counts as a share of FP32's value."""
-    history, figure = History(study.objective, []), BEST[study.objective]
-    largest = REFERENCE[0] * (1.0 if study.percent else abs(study.baseline.accuracy or 0.0) or 1.0)
-    best, volumes = list[float | None](), list[float]()
-    for record in records:
-        front = history.front
-        history.add(record)
-        best.append(None if history.leader is None else getattr(history.leader.measurement, figure))
-        changed = not volumes or history.front != front
-        volumes.append(hypervolume([one.measurement for one in history.front], largest) if changed else volumes[-1])
-    return Curves(figure, tuple(record.number for record in records), tuple(best), tuple(volumes))
+    """The curves of a study."""
+    course, figure = Course(study), BEST[study.objective]
+    reached = [course.add(record) for record in records]
+    best = tuple(None if one.best is None else getattr(one.best.measurement, figure) for one in reached)
+    return Curves(figure, tuple(record.number for record in records), best, tuple(one.hypervolume for one in reached))
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What a search has after a trial: the best trial that fits the budget, if any does, and the hypervolume of its front."""
+
+    best: TrialRecord | None
+    hypervolume: float
+
+
+class Course:
+    """Follows a study trial by trial; in a metric whose values are no shares, a drop counts as a share of FP32's value."""
+
+    def __init__(self, study: StudyContext) -> None:
+        self._history = History(study.objective, [])
+        self._largest_drop = REFERENCE[0] * (1.0 if study.percent else abs(study.baseline.accuracy or 0.0) or 1.0)
+        self._hypervolume = 0.0
+
+    def add(self, record: TrialRecord) -> Reached:
+        """One more finished trial."""
+        front = self._history.front
+        self._history.add(record)
+        if self._history.front != front:
+            self._hypervolume = hypervolume([one.measurement for one in self._history.front], self._largest_drop)
+        return Reached(self._history.leader, self._hypervolume)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-
-import numpy as np
-from optuna._hypervolume import compute_hypervolume
+from itertools import pairwise
 
 from autocompress.budget import Measurement
 
@@ -28,6 +27,30 @@ def hypervolume(figures: Sequence[Measurement], largest_drop: float = REFERENCE[
     ]
     reference = (largest_drop, *REFERENCE[1:])
     inside = [point for point in points if all(value < limit for value, limit in zip(point, reference, strict=True))]
-    if not inside:
-        return 0.0
-    return float(compute_hypervolume(np.array(inside), np.array(reference)) / np.prod(reference))
+    return dominated_volume(inside, reference) / math.prod(reference)
+
+
+def dominated_volume(points: Sequence[tuple[float, float, float]], reference: tuple[float, float, float]) -> float:
+    """Volume of what is at least as large as some point in all three coordinates, up to the reference; all points are below it.
+
+    A sweep along the third coordinate: between neighbouring values of it the cut is the area that the points so far dominate.
+    """
+    ordered = sorted(points, key=lambda point: point[2])
+    depths = [*(point[2] for point in ordered), reference[2]]
+    staircase, volume = list[tuple[float, float]](), 0.0
+    for (x, y, _), (near, far) in zip(ordered, pairwise(depths), strict=True):
+        staircase = _with_step(staircase, (x, y))
+        volume += (far - near) * _area(staircase, reference)
+    return volume
+
+
+def _with_step(staircase: Sequence[tuple[float, float]], point: tuple[float, float]) -> list[tuple[float, float]]:
+    """The points of a plane that no other dominates, by their first coordinate, after one more."""
+    if any(x <= point[0] and y <= point[1] for x, y in staircase):
+        return list(staircase)
+    return sorted([point, *((x, y) for x, y in staircase if x < point[0] or y < point[1])])
+
+
+def _area(staircase: Sequence[tuple[float, float]], reference: tuple[float, float, float]) -> float:
+    ends = [x for x, _ in staircase[1:]] + [reference[0]]
+    return sum((end - x) * (reference[1] - y) for (x, y), end in zip(staircase, ends, strict=True))

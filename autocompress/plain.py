@@ -36,7 +36,7 @@ def from_plain(kind: Any, value: Any, root: Path) -> Any:
         return kind.from_dict(value)
     if is_dataclass(kind):
         return _dataclass(kind, value, root)
-    return root / value if kind is Path else kind(value)
+    return root / value if kind is Path else value
 
 
 def _dataclass(kind: Any, values: Mapping[str, Any], root: Path) -> Any:
@@ -49,7 +49,7 @@ def _composed(origin: Any, parts: Sequence[Any], value: Any, root: Path) -> Any:
     if origin in (Union, types.UnionType):
         return from_plain(parts[0], value, root)
     if origin is Mapping:
-        return {from_plain(parts[0], key, root): from_plain(parts[1], one, root) for key, one in value.items()}
+        return {parts[0](key): from_plain(parts[1], one, root) for key, one in value.items()}
     if origin is tuple and parts[-1] is not Ellipsis:
         return tuple(from_plain(part, one, root) for part, one in zip(parts, value, strict=True))
     kind = tuple if origin is tuple else list

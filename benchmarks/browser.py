@@ -13,8 +13,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
+from urllib.request import urlopen
 
-import requests
 from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
@@ -88,11 +88,10 @@ def _wait_until_up(uri: str, process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         try:
-            requests.get(f"{uri}/health", timeout=5).raise_for_status()
-        except requests.RequestException:
+            with urlopen(f"{uri}/health", timeout=5):
+                return
+        except OSError:
             time.sleep(0.1)
-        else:
-            return
     raise TimeoutError(f"mlflow ui did not answer at {uri}")
 
 

@@ -349,7 +349,9 @@ def test_policy_and_layers_are_artifacts(root: Path, client: MlflowClient, study
     assert Policy.from_dict(json.loads((folder / "policy.json").read_text())) == POLICY
     # The very file and tag that MLflow's own `log_table` makes.
     other = client.create_run("2").info.run_id
-    client.log_table(other, pd.DataFrame([asdict(row) for row in LAYERS]), "layers.json")
+    frame = pd.DataFrame([asdict(row) for row in LAYERS])
+    first = ["layer", "quantizer", "bits", "pruner", "sparsity", "stored_bytes"]
+    client.log_table(other, frame[first + [column for column in frame if column not in first]], "layers.json")
     expected = Path(client.download_artifacts(other, "layers.json"))
     assert json.loads((folder / "layers.json").read_text()) == json.loads(expected.read_text())
     tag = "mlflow.loggedArtifacts"
@@ -373,6 +375,8 @@ def test_a_trial_is_one_batch_and_costs_little(
         start = time.perf_counter()
         tracker.autocompress_trial_finished(complete(number))
         seconds.append(time.perf_counter() - start)
+    (parent,) = runs(MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}"), "study")
+    assert batches.pop(parent.info.run_id) == 5  # a point of the curves for each trial
     assert list(batches.values()) == [1] * 5
     assert statistics.median(seconds) < 0.5  # 0.03 s when nothing else runs
 
@@ -482,6 +486,7 @@ def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study
     tracker = track(root, study, RECORDS)
     (study.folder / "best").mkdir(parents=True)
     (study.folder / "result.json").write_text("{}")
+    (study.folder / "report.html").write_text("<p>")
     (study.folder / "best" / "policy.yaml").write_text("version: 1")
     tracker.autocompress_search_finished(result_of(study, model))
     (run,) = runs(client, "study")
@@ -498,7 +503,7 @@ def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study
         "quality/accuracy_drop_high": 0.009,
         "quality/accuracy_drop_p": 0.03,
         "latency/ratio": 0.41,
-        "baseline/accuracy": 0.881,
+        "fp32/accuracy": 0.881,
         "trials/complete": 1,
         "trials/pruned": 1,
         "trials/failed": 1,
@@ -507,7 +512,11 @@ def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study
     assert {key: run.data.metrics[key] for key in figures} == pytest.approx(figures)
     folder = Path(client.download_artifacts(run.info.run_id, ""))
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    assert files == ["best/policy.yaml", "config.json", "result.json"]
+    figures = [
+        f"figures/{name}" for name in ("best_layers.png", "figures.html", "pareto_front.png", "progress.png", "seconds.png")
+    ]
+    assert files == ["best/policy.yaml", "config.json", *figures, "report.html", "result.json"]
+    assert "Plotly.newPlot" in (folder / "figures/figures.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -649,6 +658,28 @@ def test_a_better_file_becomes_the_champion(root: Path, client: MlflowClient, st
     track(root, study, [], earlier=RECORDS).autocompress_search_finished(result)
     champion = client.get_model_version_by_alias("net-onnxruntime", "champion")
     assert (champion.version, champion.tags["autocompress.size/ratio"]) == (2, "0.2")
+
+
+def test_curves_have_one_point_for_each_trial(root: Path, client: MlflowClient, study: StudyContext, model: Artifact) -> None:
+    records = [pruned(0), complete(1), replace(complete(2), measurement=measured(0.3, 0.2, 0.86)), complete(3), failed(4)]
+    records[2] = replace(records[2], violations=BUDGET.violations(records[2].measurement), policy=Policy())
+    track(root, study, records[:2])
+    tracker = track(root, study, records[3:], earlier=records[:3])
+    tracker.autocompress_search_finished(result_of(study, model, records=records))
+    (run,) = runs(client, "study")
+    found = {
+        name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
+        for name in ("best/front_hypervolume", "best/latency_ratio", "best/accuracy")
+    }
+    # Drop 0.003 of 0.1, latency 0.41, size 0.3; then also drop 0.021, latency 0.3, size 0.2, which is over the budget.
+    first, both = 0.97 * 0.59 * 0.7, 0.97 * 0.59 * 0.7 + 0.79 * 0.7 * 0.8 - 0.79 * 0.59 * 0.7
+    assert found["best/front_hypervolume"] == [
+        (0, 0),
+        (1, pytest.approx(first)),
+        *((step, pytest.approx(both)) for step in (2, 3, 4)),
+    ]
+    assert found["best/latency_ratio"] == [(step, 0.41) for step in (1, 2, 3, 4)]
+    assert found["best/accuracy"] == [(step, 0.878) for step in (1, 2, 3, 4)]
 
 
 def test_data_sets_are_inputs_of_the_study(root: Path, client: MlflowClient, study: StudyContext) -> None:

@@ -7,8 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-
-import requests
+from http.client import HTTPException
+from ssl import SSLError
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import urlopen
 
 PROBE_SECONDS = 2.0
 """A server answers so soon, or is away."""
@@ -16,7 +19,6 @@ PROBE_SECONDS = 2.0
 SHARE = 0.02
 """Of the time of a search, for asking a server that is away whether it is back."""
 
-_HEALTH = "health"
 _BROKEN = 500
 
 
@@ -38,9 +40,20 @@ def answers(uri: str) -> bool:
     if not uri.startswith("http"):
         return True
     try:
-        return requests.get(f"{uri.rstrip('/')}/{_HEALTH}", timeout=PROBE_SECONDS).status_code < _BROKEN
-    except requests.RequestException:
+        with urlopen(_health(uri), timeout=PROBE_SECONDS):
+            return True
+    except HTTPError as answer:
+        return answer.code < _BROKEN
+    except URLError as error:
+        return isinstance(error.reason, SSLError)  # whom to trust is not asked here
+    except (OSError, HTTPException):
         return False
+
+
+def _health(uri: str) -> str:
+    """The page that every MLflow server has, without user and password, which `urlopen` does not take."""
+    parts = urlsplit(uri)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], f"{parts.path.rstrip('/')}/health", "", ""))
 
 
 def is_away(uri: str, seconds: float) -> bool:

@@ -9,9 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from autocompress import Course, study_figures
 from autocompress_plugins.mlflow_tracker import entries
 from autocompress_plugins.mlflow_tracker.answer import limits, note
 from autocompress_plugins.mlflow_tracker.data_sets import dataset_inputs
+from autocompress_plugins.mlflow_tracker.figure_page import page
 from autocompress_plugins.mlflow_tracker.model import log_model
 from autocompress_plugins.mlflow_tracker.registration import is_registered, register, ships
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
     from autocompress import SearchResult, StudyContext, TrialRecord
     from autocompress_plugins.mlflow_tracker.store import Store
+
+_POINT = "best/front_hypervolume"
+"""The curve that has a point for each trial."""
 
 _STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
 
@@ -53,6 +58,8 @@ class RunTree:
         self._experiment_id, self._run_id = str(run.info.experiment_id), str(run.info.run_id)
         self._last_start_ms: int = run.info.start_time
         self._logged: set[str] = set()
+        self._course, self._followed = Course(study), set[int]()
+        self._points = {point.step for point in self._client.get_metric_history(self._run_id, _POINT)}
         self._champion = ""
         self._answer = run.data.tags.get("autocompress.answer", "")
         self._begin(run)
@@ -71,6 +78,7 @@ class RunTree:
             self._client.log_text(self._run_id, json.dumps(self._study.config, indent=2, default=str), "config.json")
         if data_sets := dataset_inputs(self._study):
             self._client.log_inputs(self._run_id, data_sets)
+        self._store.show_children(self._experiment_id, self._run_id)
         self._client.update_run(self._run_id, status="RUNNING")
 
     def reconcile(self, records: Sequence[TrialRecord], answer: str = "") -> None:
@@ -89,7 +97,8 @@ class RunTree:
             else:
                 self._drop(child)
         for record in by_key.values():
-            self.add(record)
+            self._add(record)
+        self._follow(records)
 
     def _is_wanted(self, child: Run, keys: Container[str], answer: str) -> bool:
         key = child.data.tags.get("autocompress.trial", "")
@@ -98,7 +107,21 @@ class RunTree:
         return key in keys or (key == entries.FINAL and answer in ("", child.data.tags.get("autocompress.answer")))
 
     def add(self, record: TrialRecord) -> None:
-        """Add the run of a trial, if there is none."""
+        """Add the run of a trial, if there is none, and a point to the curves of the study."""
+        self._add(record)
+        self._follow([record])
+
+    def _follow(self, records: Sequence[TrialRecord]) -> None:
+        """Add what the study has come to with these trials to its curves, the number of the trial as step, each once."""
+        new = [record for record in records if record.number not in self._followed]
+        self._followed.update(record.number for record in new)
+        points = {record.number: entries.reached_metrics(self._course.add(record)) for record in new}
+        missing = {step: point for step, point in points.items() if step not in self._points}
+        if missing:
+            self._store.log(self._run_id, curves=missing)
+            self._points.update(missing)
+
+    def _add(self, record: TrialRecord) -> None:
         if entries.key(record) not in self._logged:
             run_id = self._create(record, {})
             self._store.log(run_id, metrics=entries.metrics(record), params=entries.params(record))
@@ -117,7 +140,9 @@ class RunTree:
         if self._answer != answer:
             self._store.log(self._run_id, metrics=entries.result_metrics(result), tags={"autocompress.answer": answer})
             self._answer = answer
-        self._log_file(result.folder / "result.json")
+        self._log_figures(result)
+        for name in ("result.json", "report.html"):
+            self._log_file(result.folder / name)
         if result.best_trial is not None:
             self._log_file(result.folder / "best" / "policy.yaml", "best")
         self._client.set_terminated(self._run_id, "KILLED" if result.status == "interrupted" else "FINISHED")
@@ -149,6 +174,15 @@ class RunTree:
         self._log_files(run_id, record)
         self._client.set_terminated(run_id, _STATUS[record.state])
         self._logged.add(entries.key(record))
+
+    def _log_figures(self, result: SearchResult) -> None:
+        """All of them as one page that needs no network (Plotly's script is in it once), and each as a picture."""
+        figures = study_figures(self._study, result)
+        with TemporaryDirectory() as folder:
+            Path(folder, "figures.html").write_text(page(self._study.name, figures), encoding="utf-8")
+            for name, figure in figures.items():
+                figure.png(Path(folder, f"{name}.png"))
+            self._client.log_artifacts(self._run_id, folder, "figures")
 
     def _children(self) -> list[Run]:
         page = self._page(None)
