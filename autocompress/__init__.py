@@ -29,9 +29,14 @@ if TYPE_CHECKING:
     from autocompress.components import Target as Target
     from autocompress.components import Tracker as Tracker
     from autocompress.compress import CompressedModel as CompressedModel
+    from autocompress.curves import Course as Course
+    from autocompress.curves import Curves as Curves
+    from autocompress.curves import study_curves as study_curves
     from autocompress.errors import AutocompressError as AutocompressError
     from autocompress.factories import call_factory as call_factory
     from autocompress.factories import load_function as load_function
+    from autocompress.figure import Figure as Figure
+    from autocompress.figures import study_figures as study_figures
     from autocompress.folding import folded_norms as folded_norms
     from autocompress.graph import Layer as Layer
     from autocompress.graph import LayerPair as LayerPair
@@ -62,6 +67,7 @@ if TYPE_CHECKING:
     from autocompress.task import Examples as Examples
     from autocompress.task import Task as Task
     from autocompress.transport import Transport as Transport
+    from autocompress.trial_names import trial_name as trial_name
 
 _HOMES = {
     "artifact": ("Artifact",),
@@ -73,8 +79,11 @@ _HOMES = {
     "codebook": ("kernel_levels", "lloyd_max", "nearest"),
     "compensation": ("compensate",),
     "compress": ("CompressedModel",),
+    "curves": ("Course", "Curves", "study_curves"),
     "errors": ("AutocompressError",),
     "factories": ("call_factory", "load_function"),
+    "figure": ("Figure",),
+    "figures": ("study_figures",),
     "folding": ("folded_norms",),
     "graph": ("Layer", "LayerPair"),
     "grid": ("Grid", "RowStatistics", "check_bits", "positive_scale"),
@@ -93,6 +102,7 @@ _HOMES = {
     "synthetic": ("SyntheticProblem",),
     "task": ("Examples", "Task"),
     "transport": ("Transport",),
+    "trial_names": ("trial_name",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

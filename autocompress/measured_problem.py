@@ -127,12 +127,14 @@ class MeasuredProblem(Problem):
         figures |= {"size_ratio": float(costs.size_ratio[0]), "latency_ratio": float(costs.latency_ratio[0])}
         return figures
 
-    def latency_error(self, records: Sequence[TrialRecord]) -> str:
-        """How well the latency of trials is predicted from all the other measurements, as a sentence; empty: too few trials."""
-        timed = {r.policy.digest: Observation.of(r.policy, r.measurement.latency) for r in records if r.measurement.latency}
+    def latency_predictions(self, records: Sequence[TrialRecord]) -> dict[int, float]:
+        """Number of each timed trial to its latency ratio as predicted from all other measurements; empty: too few trials."""
+        timed = {r.policy.digest: r for r in records if r.measurement.latency}
         if "_effects" not in self.__dict__ or len(timed) < ENOUGH_TIMED:
-            return ""
-        return self._costs.latency_error(list(timed.values()), self._timed_singles([]))
+            return {}
+        observed = [Observation.of(r.policy, r.measurement.latency) for r in timed.values() if r.measurement.latency]
+        predicted = self._costs.left_out(observed, self._timed_singles([]))
+        return {record.number: ratio for record, ratio in zip(timed.values(), predicted, strict=True)}
 
     def measured(self, trial: FrozenTrial) -> Measurement | None:
         """What a finished trial measured."""

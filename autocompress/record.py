@@ -66,6 +66,23 @@ class LayerRow:
 
 
 @dataclass(frozen=True)
+class DataSet:
+    """What is known of a set of examples without reading it.
+
+    Attributes:
+        digest: short hash of its inputs and targets.
+        examples: how many there are.
+        shape: of one input, without the batch.
+        dtype: of the inputs.
+    """
+
+    digest: str
+    examples: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
 class StudyContext:
     """The fixed facts of one study.
 
@@ -81,6 +98,8 @@ class StudyContext:
         config: the settings as plain values, empty when called from Python.
         environment: what latencies depend on besides the files: `autocompress.fingerprint`.
         self_check: FP32's latency timed against itself.
+        data_sets: what the sets are, by use: `calibration`, `search`, `report`.
+        example: a file (.npy) with one input, shape (1, ...); None: there is none.
     """
 
     id: str
@@ -100,6 +119,8 @@ class StudyContext:
     percent: bool = True
     environment: Mapping[str, Any] = field(default_factory=dict)
     self_check: Latency | None = None
+    data_sets: Mapping[str, DataSet] = field(default_factory=dict)
+    example: Path | None = None
 
     @property
     def quality(self) -> Quality:
@@ -218,6 +239,7 @@ class SearchResult:
         changes: which examples and classes of the report set changed.
         predicted: what the search's model said of best before it was measured: `divergence`, `size_ratio`, `latency_ratio`;
             empty when there was none.
+        latency_predictions: trial number to the latency ratio as predicted from all other measurements; empty: too few of them.
         environment, self_check: as in `StudyContext`.
         host_accuracy: accuracy of best on the report set in the same runtime on the machine that searched; None where that is
             the target's own.
@@ -251,3 +273,4 @@ class SearchResult:
     environment: Mapping[str, Any] = field(default_factory=dict)
     self_check: Latency | None = None
     host_accuracy: float | None = None
+    latency_predictions: Mapping[int, float] = field(default_factory=dict)

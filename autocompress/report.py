@@ -47,6 +47,7 @@ def result_dict(result: SearchResult) -> dict[str, Any]:
         "worst_classes": [vars(found) for found in worst_classes(result.changes.classes)],
         "observers": dict(result.policy.observers),
         "predicted": dict(result.predicted),
+        "latency_predictions": {str(number): ratio for number, ratio in result.latency_predictions.items()},
         "selection_gap": result.selection_gap,
         "binding_constraint": None if constraint is None else vars(constraint),
         "trials": {state: states.get(state, 0) for state in ("complete", "pruned", "failed")},

@@ -13,12 +13,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
 from autocompress.channels import ChannelGroups
 from autocompress.conclusion import conclude
 from autocompress.errors import BudgetError, ConfigError
 from autocompress.graph import OPSET
+from autocompress.latency_model import prediction_error
 from autocompress.loop import Goal, SearchRun, help_trials, run_trials
 from autocompress.measured_problem import MeasuredProblem
 from autocompress.notify import Notifier
@@ -28,6 +31,7 @@ from autocompress.record import Objective, SearchResult, StudyContext
 from autocompress.registry import Registry, load_registry
 from autocompress.report import resolution_note, write_result
 from autocompress.reproducibility import mask_overlap
+from autocompress.saved_study import save_study
 from autocompress.settings import Settings
 from autocompress.storage import Storage, opened_storage
 from autocompress.study import SearchStudy, join_study, open_study
@@ -78,6 +82,7 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         stack.enter_context(study.held())
         baseline = problem.baseline
         context = _context(bench, study, baseline, check, settings, registry)
+        save_study(context)
         notify("autocompress_search_started", study=context, records=study.records())
         search_run = SearchRun(bench, settings.goal, problem, settings.search, settings.folder, progress)
         tell = partial(notify, "autocompress_trial_finished", study=context)
@@ -90,6 +95,7 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
         result = dataclasses.replace(result, reasons=[*result.reasons, *workspace.notes])
         result = _completed(result, context, workspace.groups, settings, time.monotonic() - start)
         write_result(result)
+        save_study(context, result)
         for line in notify("autocompress_search_finished", study=context, result=result):
             progress.note(line)
     return result
@@ -133,8 +139,10 @@ def _problem(workspace: Workspace, settings: Settings, progress: Progress) -> tu
 def _with_predictions(result: SearchResult, problem: MeasuredProblem) -> SearchResult:
     """Add what the tables said of the answer, and how far off the latency model was."""
     predicted = problem.predicted(result.policy) if result.best_trial is not None else {}
-    error = problem.latency_error(result.records)
-    return dataclasses.replace(result, predicted=predicted, reasons=[*result.reasons, *([error] if error else [])])
+    ratios = problem.latency_predictions(result.records)
+    latencies = {r.number: r.measurement.latency.ratio for r in result.records if r.number in ratios and r.measurement.latency}
+    error = [prediction_error([*ratios.values()], [latencies[number] for number in ratios])] if ratios else []
+    return dataclasses.replace(result, predicted=predicted, latency_predictions=ratios, reasons=[*result.reasons, *error])
 
 
 def check_measured(budget: Budget, baseline: Measurement) -> None:
@@ -197,7 +205,16 @@ def _context(
         config=settings.plain,
         environment=bench.device.environment(),
         self_check=check,
+        data_sets={name: examples.facts for name, examples in bench.task.sets.items()},
+        example=_write_example(bench.task, settings.folder),
     )
+
+
+def _write_example(task: Task, folder: Path) -> Path:
+    """One input, for whoever tries the delivered file."""
+    path = folder / "example.npy"
+    np.save(path, task.example_input[:1].numpy())
+    return path
 
 
 def _completed(

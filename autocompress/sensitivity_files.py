@@ -17,7 +17,7 @@ COLUMNS = ("divergence", "drop", "size_bytes", "saved_bytes", "saved_latency_ms"
 
 def write_sensitivity(found: Sensitivity, folder: Path) -> None:
     """Write both files; documented in docs/sensitivity.md."""
-    _replace(folder / "sensitivity.json", json.dumps(_content(found), indent=2, allow_nan=False) + "\n")
+    _replace(folder / "sensitivity.json", json.dumps(sensitivity_content(found), indent=2, allow_nan=False) + "\n")
     _replace(folder / "sensitivity.csv", _csv(found))
 
 
@@ -27,12 +27,15 @@ def _replace(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _content(found: Sensitivity) -> dict[str, Any]:
+def sensitivity_content(found: Sensitivity) -> dict[str, Any]:
+    """The content of sensitivity.json; `order` and `options` are those of the heat map."""
     return {
         "metric": found.quality.metric,
         "divergence": "squared error as a share of FP32's power",
         "examples": found.examples,
         "leave_alone": {"rule": found.rule, "layers": found.leave_alone, "override": found.override},
+        "order": list(found.order),
+        "options": found.labels,
         "layers": [_layer(layer) for layer in found.layers],
         **({"observers": {name: _finite(losses) for name, losses in found.observers.items()}} if found.observers else {}),
     }

@@ -272,6 +272,11 @@ class SearchStudy:
         return [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
 
 
+def stored_records(storage: Storage, name: str) -> list[TrialRecord]:
+    """Every finished trial of a study, oldest first."""
+    return _records(optuna.load_study(study_name=name, storage=storage.rdb))
+
+
 def _records(study: optuna.Study) -> list[TrialRecord]:
     return [_record(trial) for trial in study.get_trials(deepcopy=False) if _is_finished(trial)]
 

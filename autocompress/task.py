@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from autocompress.attention import write_out_attention
 from autocompress.errors import DataError
+from autocompress.record import DataSet
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -43,6 +44,11 @@ class Examples:
         hasher = hashlib.sha256(np.ascontiguousarray(self.inputs).data)
         hasher.update(np.ascontiguousarray(self.targets).data)
         return hasher.hexdigest()[:16]
+
+    @property
+    def facts(self) -> DataSet:
+        """What tells it from another set."""
+        return DataSet(self.digest, len(self), self.inputs.shape[1:], str(self.inputs.dtype))
 
     def batches(self, size: int) -> Iterable[Batch]:
         """The examples in order, as torch tensors, at most `size` at a time."""

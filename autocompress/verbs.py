@@ -22,8 +22,8 @@ from autocompress.device import open_device
 from autocompress.errors import ConfigError, PolicyError
 from autocompress.evaluation import Evaluator
 from autocompress.factories import load_function
+from autocompress.figures import heat_map
 from autocompress.graph import BaseGraph
-from autocompress.heatmap import write_heatmap
 from autocompress.host_accuracy import host_accuracy
 from autocompress.intervals import Statistics, interval, paired_drop
 from autocompress.policy import SavedPolicy, load_saved_policy
@@ -34,7 +34,7 @@ from autocompress.registry import Registry
 from autocompress.report import final_dict, table
 from autocompress.run import run, work
 from autocompress.sensitivity import measure_sensitivity
-from autocompress.sensitivity_files import write_sensitivity
+from autocompress.sensitivity_files import sensitivity_content, write_sensitivity
 from autocompress.sensitivity_table import WIDTH, sensitivity_table
 from autocompress.settings import Settings
 from autocompress.significance import paired_p
@@ -94,7 +94,7 @@ def _sensitivity(job: Job, settings: Settings, registry: Registry) -> None:
     with open_workspace(build_task(job, settings, progress), settings, progress) as workspace, progress.stage("sensitivity"):
         found = measure_sensitivity(workspace, settings.sensitivity, progress, settings.goal.budget.accuracy_drop)
     write_sensitivity(found, settings.folder)
-    write_heatmap(found, settings.folder / "sensitivity.png")
+    heat_map(sensitivity_content(found)).png(settings.folder / "sensitivity.png")
     _say(sensitivity_table(found, max(MINIMUM_WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)))
     _say(f"more: sensitivity.json, sensitivity.csv and sensitivity.png in {settings.folder}")
 

@@ -2,7 +2,7 @@
 
 Each arm searches the front of accuracy, latency and size on real files: bytes of the built file, accuracy and divergence by
 the runtime on the search set, kept by the file's hash and shared between arms and seeds, latency by a model. Hypervolume as in
-`benchmarks.hypervolume`; seconds are those of the sampler and of building and evaluating when each file was first measured,
+`autocompress.hypervolume`; seconds are those of the sampler and of building and evaluating when each file was first measured,
 and of the tables from the moment an arm asks for them, all as processor time of one thread, which other work on the machine
 does not change.
 """
@@ -25,6 +25,7 @@ import torch
 from autocompress.budget import Budget, Measurement
 from autocompress.components import Sampler
 from autocompress.effects import Journal, SensitivitySettings
+from autocompress.hypervolume import hypervolume
 from autocompress.measured_problem import MeasuredProblem
 from autocompress.policy import Policy
 from autocompress.problem import Effect
@@ -42,7 +43,6 @@ from benchmarks.busy_clock import busy_seconds
 from benchmarks.efficiency_figure import draw, summary
 from benchmarks.evaluation_cache import Evaluated, EvaluationCache
 from benchmarks.fitted_latency import FittedLatency, fit
-from benchmarks.hypervolume import hypervolume
 from benchmarks.integer_program import integer_program
 from benchmarks.workbench import RESULTS, TIMING, Workbench, publish, workbench
 

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna._hypervolume import compute_hypervolume
 
 from autocompress import Latency, LayerPolicy, Measurement, Policy, SyntheticProblem
+from autocompress.hypervolume import REFERENCE, hypervolume
 from autocompress.record import Objective
 from autocompress.space import SearchSpace
 from autocompress.trial import Bench
 from benchmarks.efficiency_figure import at_times, draw, p_value, summary
 from benchmarks.evaluation_cache import EvaluationCache
-from benchmarks.hypervolume import REFERENCE, hypervolume
 from benchmarks.integer_program import integer_program
 from benchmarks.long_study import seconds_of_trials
 
@@ -35,6 +36,15 @@ def test_hypervolume_is_the_share_of_dominated_points(seed: int) -> None:
         assert f.accuracy_drop is not None and f.latency_ratio is not None and f.size_ratio is not None
         dominated |= (points >= [f.accuracy_drop, f.latency_ratio, f.size_ratio]).all(axis=1)
     assert hypervolume(figures) == pytest.approx(dominated.mean(), abs=0.005)
+
+
+def test_hypervolume_is_that_of_another_algorithm() -> None:
+    figures = made_up(7, 60)
+    points = np.array([(max(0.0, f.accuracy_drop or 0.0), f.latency_ratio, f.size_ratio) for f in figures], dtype=float)
+    points = np.concatenate([points, points[:5]])  # equal ones count once
+    inside = points[(points < REFERENCE).all(axis=1)]
+    expected = compute_hypervolume(inside, np.array(REFERENCE)) / np.prod(REFERENCE)
+    assert hypervolume([*figures, *figures[:5]]) == pytest.approx(expected, rel=1e-9)
 
 
 def test_hypervolume_of_one_file_is_its_box() -> None:

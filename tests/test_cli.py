@@ -122,7 +122,7 @@ def test_help_lists_groups_and_their_options(call: Call) -> None:
 def test_no_arguments_show_the_verbs(call: Call) -> None:
     done = call()
     assert done.returncode == 0
-    assert all(verb in done.stdout for verb in ("search", "sensitivity", "probe", "apply", "evaluate", "plugins"))
+    assert all(verb in done.stdout for verb in ("search", "sensitivity", "probe", "apply", "evaluate", "plugins", "sync"))
 
 
 def test_cfg_job_prints_the_composed_settings(call: Call) -> None:
@@ -176,7 +176,7 @@ def test_completion_can_be_installed(call: Call) -> None:
     [
         (
             ["frobnicate"],
-            "unknown verb 'frobnicate'; expected one of search, worker, sensitivity, probe, apply, evaluate, plugins",
+            "unknown verb 'frobnicate'; expected one of search, worker, sensitivity, probe, apply, evaluate, plugins, sync",
         ),
         (
             ["search", "quantizer=[int9]"],

@@ -144,7 +144,7 @@ def test_single_options_are_timed_after_the_first_proposals(problem: MeasuredPro
     fast, row = replace(problem, objective="latency"), random_rows(space, 1)
     trials = [create_trial(value=0.0, user_attrs={KIND: kind}) for kind in ("seed", *["trial"] * UNTIMED)]
     before = fast.costs(row, trials[:-1])
-    assert not fast.latency_error([]) and fast.journal.get(LATENCY, timed_alone(space, "head")) is None
+    assert not fast.latency_predictions([]) and fast.journal.get(LATENCY, timed_alone(space, "head")) is None
     after = fast.costs(row, trials)
     assert fast.journal.get(LATENCY, timed_alone(space, "head")) is not None
     assert after.latency_spread[0] < before.latency_spread[0]

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,13 @@ from autocompress import Budget, LayerPolicy, Measurement, Policy, SearchResult,
 from autocompress.config import compose_settings
 from autocompress.errors import AutocompressError, BudgetError, ConfigError, DataError, PolicyError
 from autocompress.graph import export
+from autocompress.plain import to_plain
 from autocompress.policy import SavedPolicy, load_saved_policy
 from autocompress.record import Final
 from autocompress.run import check_measured
+from autocompress.saved_study import load_study, saved_studies
 from autocompress.settings import Settings
+from autocompress.sync import main as sync
 from autocompress.verbs import apply_policy
 
 QUICK = [
@@ -245,6 +249,43 @@ def test_the_same_call_resumes(answer: SearchResult, tiny: Any, folder: Path) ->
     ]
     assert (again.status, again.best_trial, again.policy) == (answer.status, answer.best_trial, answer.policy)
     assert again.best.artifact.sha256 == answer.best.artifact.sha256
+
+
+def test_a_saved_study_is_what_trackers_were_told(answer: SearchResult, tiny: Any, folder: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    (path,) = saved_studies(tmp_path)
+    saved = load_study(path)
+    assert saved.result is not None
+    assert saved.records == saved.result.records == answer.records
+    assert (saved.context.folder, saved.result.best.artifact.path) == (moved, moved / "best/model.onnx")
+    assert to_plain(saved.result, moved) == to_plain(answer, folder)
+    assert saved.result.best.measurement == answer.best.measurement and saved.result.policy == answer.policy
+    assert np.load(moved / "example.npy").shape == (1, 1, 8, 8)
+    told = {name: (facts.digest, facts.examples) for name, facts in saved.context.data_sets.items()}
+    assert told == {name: (examples.digest, len(examples)) for name, examples in tiny.task.sets.items()}
+
+
+def test_sync_gives_a_tracker_everything_once(
+    answer: SearchResult, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert sync([str(folder), f"tracking.mlflow.root={tmp_path}"]) == 0
+    assert capsys.readouterr().out.count(": MLflow: mlflow ui --backend-store-uri") == 2
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string="name != 'Default'")
+    found = client.search_runs([experiment.experiment_id])
+    keys = sorted(run.data.tags.get("autocompress.trial", "study") for run in found)
+    assert keys == ["0", "1", "2", "baseline", "final", "study"]
+    assert {run.info.status for run in found} == {"FINISHED"}
+    (version,) = client.search_model_versions()
+    assert version.tags["autocompress.sha256"] == answer.best.artifact.sha256
+
+
+def test_sync_says_what_it_could_not_tell(answer: SearchResult, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sync([str(folder), "tracking.mlflow.uri=http://127.0.0.1:9"]) == 1
+    assert "StorageError: tracking.mlflow.uri=http://127.0.0.1:9 does not answer" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="best: no study there or below; expected the output folder of a search"):
+        sync([str(folder / "best")])
 
 
 def test_another_budget_is_answered_from_the_trials_that_are_there(tiny_task: Task, tmp_path: Path) -> None:

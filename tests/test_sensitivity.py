@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from autocompress.channels import ChannelGroups
 from autocompress.effects import Journal, SensitivitySettings
-from autocompress.heatmap import heat_values, write_heatmap
+from autocompress.figure import HeatMap
+from autocompress.figures import heat_map
 from autocompress.problem import Effect
 from autocompress.progress import Progress
 from autocompress.quality import Quality
 from autocompress.regions import RegionPolicy
 from autocompress.sensitivity import LayerSensitivity, OptionSensitivity, Sensitivity, measure_sensitivity
-from autocompress.sensitivity_files import write_sensitivity
+from autocompress.sensitivity_files import sensitivity_content, write_sensitivity
 from autocompress.sensitivity_table import sensitivity_table
 from autocompress.space import SpaceSettings, build_space
 from autocompress.trial import Bench
@@ -202,12 +203,16 @@ def test_what_does_not_fit_follows_below_and_every_figure_is_there() -> None:
 
 def test_the_picture_is_small_and_shows_layers_as_the_file_has_them(tmp_path: Path) -> None:
     found = large(50, 8)
-    write_heatmap(found, tmp_path / "heat.png")
+    heat_map(sensitivity_content(found)).png(tmp_path / "heat.png")
     assert (tmp_path / "heat.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "heat.png").stat().st_size < 300_000
     two = made_up(("b", 2.0, 0.0, 1), ("a", 1.0, 0.0, 1))
-    assert heat_values(two).tolist() == [[1.0], [2.0]]
-    write_heatmap(made_up(("broken", math.inf, math.inf, 1)), tmp_path / "broken.png")
+    shown = heat_map(sensitivity_content(two)).panels[0].marks[0]
+    assert isinstance(shown, HeatMap)
+    assert (shown.rows, shown.values) == (["a", "b"], [[1.0], [2.0]])
+    broken = heat_map(sensitivity_content(made_up(("broken", math.inf, math.inf, 1))))
+    assert broken.png(tmp_path / "broken.png").read_bytes().startswith(b"\x89PNG")
+    assert "fails" in broken.html(plotly_js=False)
 
 
 def test_files_hold_the_same_figures_and_a_file_that_does_not_run_has_none(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from onnx import TensorProto, helper, numpy_helper
 from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, SearchResult, StudyContext, Tracker, TrialRecord
 from autocompress.artifact import Artifact
 from autocompress.budget import Energy, Footprint
-from autocompress.record import Final, LayerRow, Status
+from autocompress.record import DataSet, Final, LayerRow, Status
 from autocompress.registry import load_registry
 from autocompress.testing import TrackerContract
 
@@ -251,7 +251,7 @@ def test_each_trial_is_a_child_whatever_its_end(root: Path, client: MlflowClient
         ("baseline 1.00x accuracy 88.1%", "FINISHED", "baseline"),
         ("t0000 5.0b s38 pruned at size", "FINISHED", "seed"),
         ("t0001 5.0b s38 0.41x accuracy 87.8%", "FINISHED", "trial"),
-        ("t0002 failed at build", "FAILED", "trial"),
+        ("t0002 failed at build", "FAILED", "failed"),
     ]
     assert {run.data.tags["mlflow.parentRunId"] for run in runs(client)} == {parent.info.run_id}
 
@@ -323,12 +323,14 @@ def test_a_filter_needs_only_the_tags_of_the_child(root: Path, client: MlflowCli
         "study": study.name,
         "model": "net",
         "data": "digits",
+        "target": "onnxruntime",
+        "objective": "latency",
         "metric": "accuracy",
         "device": "some CPU",
         "runtime": "onnxruntime 1.31.1",
         "versions": "optuna 5.0.0, autocompress 0.1.0",
         "trial": "2",
-        "kind": "trial",
+        "kind": "failed",
         "state": "failed",
         "gate": "build",
         "feasible": "false",
@@ -347,7 +349,9 @@ def test_policy_and_layers_are_artifacts(root: Path, client: MlflowClient, study
     assert Policy.from_dict(json.loads((folder / "policy.json").read_text())) == POLICY
     # The very file and tag that MLflow's own `log_table` makes.
     other = client.create_run("2").info.run_id
-    client.log_table(other, pd.DataFrame([asdict(row) for row in LAYERS]), "layers.json")
+    frame = pd.DataFrame([asdict(row) for row in LAYERS])
+    first = ["layer", "quantizer", "bits", "pruner", "sparsity", "stored_bytes"]
+    client.log_table(other, frame[first + [column for column in frame if column not in first]], "layers.json")
     expected = Path(client.download_artifacts(other, "layers.json"))
     assert json.loads((folder / "layers.json").read_text()) == json.loads(expected.read_text())
     tag = "mlflow.loggedArtifacts"
@@ -371,6 +375,8 @@ def test_a_trial_is_one_batch_and_costs_little(
         start = time.perf_counter()
         tracker.autocompress_trial_finished(complete(number))
         seconds.append(time.perf_counter() - start)
+    (parent,) = runs(MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}"), "study")
+    assert batches.pop(parent.info.run_id) == 5  # a point of the curves for each trial
     assert list(batches.values()) == [1] * 5
     assert statistics.median(seconds) < 0.5  # 0.03 s when nothing else runs
 
@@ -480,6 +486,7 @@ def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study
     tracker = track(root, study, RECORDS)
     (study.folder / "best").mkdir(parents=True)
     (study.folder / "result.json").write_text("{}")
+    (study.folder / "report.html").write_text("<p>")
     (study.folder / "best" / "policy.yaml").write_text("version: 1")
     tracker.autocompress_search_finished(result_of(study, model))
     (run,) = runs(client, "study")
@@ -496,7 +503,7 @@ def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study
         "quality/accuracy_drop_high": 0.009,
         "quality/accuracy_drop_p": 0.03,
         "latency/ratio": 0.41,
-        "baseline/accuracy": 0.881,
+        "fp32/accuracy": 0.881,
         "trials/complete": 1,
         "trials/pruned": 1,
         "trials/failed": 1,
@@ -505,7 +512,11 @@ def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study
     assert {key: run.data.metrics[key] for key in figures} == pytest.approx(figures)
     folder = Path(client.download_artifacts(run.info.run_id, ""))
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    assert files == ["best/policy.yaml", "config.json", "result.json"]
+    figures = [
+        f"figures/{name}" for name in ("best_layers.png", "figures.html", "pareto_front.png", "progress.png", "seconds.png")
+    ]
+    assert files == ["best/policy.yaml", "config.json", *figures, "report.html", "result.json"]
+    assert "Plotly.newPlot" in (folder / "figures/figures.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -518,7 +529,7 @@ def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study
     ],
 )
 def test_the_note_begins_with_the_answer(study: StudyContext, model: Artifact, status: Status, answer: str) -> None:
-    assert note(study, result_of(study, model, status=status), study.quality).startswith(answer)
+    assert note(study, result_of(study, model, status=status)).startswith(answer)
 
 
 def test_another_metric_keeps_its_own_unit(root: Path, client: MlflowClient, study: StudyContext, model: Artifact) -> None:
@@ -576,14 +587,119 @@ def test_the_delivered_model_answers_as_the_file_does(
     assert loaded.SerializeToString() == model.path.read_bytes()
 
 
-def test_a_search_that_ends_again_delivers_one_model(
+def test_the_champion_answers_as_the_file_does(
+    root: Path, client: MlflowClient, study: StudyContext, model: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = study.folder.parent / "example.npy"
+    np.save(example, np.random.default_rng(2).normal(size=(1, 8)).astype(np.float32))
+    study = replace(study, example=example)
+    track(root, study, RECORDS).autocompress_search_finished(result_of(study, model))
+    version = client.get_model_version_by_alias("net-onnxruntime", "champion")
+    assert (version.tags["autocompress.size/ratio"], version.tags["autocompress.quality/accuracy"]) == ("0.3", "0.876")
+    (parent,), (final,) = runs(client, "study"), runs(client, "final")
+    assert parent.data.tags["autocompress.champion"] == final.data.tags["autocompress.champion"] == "net-onnxruntime/1"
+    assert "`models:/net-onnxruntime@champion` (version 1)" in parent.data.tags["mlflow.note.content"]
+    uri = f"sqlite:///{root / 'mlflow.db'}"
+    images = np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32)
+    expected = onnxruntime.InferenceSession(str(model.path)).run(None, {"image": images})[0]
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        loaded = mlflow.onnx.load_model("models:/net-onnxruntime@champion")
+        served = mlflow.pyfunc.load_model("models:/net-onnxruntime@champion")
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert loaded.SerializeToString() == model.path.read_bytes()
+    assert np.array_equal(served.predict({"image": images})["logits"], expected)
+    assert np.array_equal(served.input_example["image"], np.load(example))
+
+
+def test_a_search_that_ends_again_delivers_one_file(
     root: Path, client: MlflowClient, study: StudyContext, model: Artifact
 ) -> None:
     track(root, study, RECORDS).autocompress_search_finished(result_of(study, model))
     track(root, study, [], earlier=RECORDS).autocompress_search_finished(result_of(study, model, best_trial=None))
     assert len(runs(client, "final")) == 1
-    assert len(client.search_logged_models(["2"])) == 1
     assert runs(client, "study")[0].data.tags["autocompress.best_trial"] == "FP32"
+    assert [version.version for version in client.search_model_versions()] == [1]
+
+
+def test_the_same_result_told_again_adds_nothing(
+    root: Path, client: MlflowClient, study: StudyContext, model: Artifact
+) -> None:
+    for _ in range(2):
+        track(root, study, [], earlier=RECORDS).autocompress_search_finished(result_of(study, model))
+        (parent,), (final,) = runs(client, "study"), runs(client, "final", ViewType.ALL)
+    assert len(client.search_logged_models(["2"])) == 1
+    assert len(client.get_metric_history(parent.info.run_id, "quality/accuracy")) == 1
+    assert (parent.info.status, parent.data.tags["autocompress.champion"]) == ("FINISHED", "net-onnxruntime/1")
+    assert parent.data.tags["mlflow.note.content"].startswith("**Ship")
+    assert len(client.get_metric_history(final.info.run_id, "quality/accuracy")) == 1
+
+
+@pytest.mark.parametrize("status", ["infeasible", "interrupted"])
+def test_what_does_not_ship_is_no_champion(
+    root: Path, client: MlflowClient, study: StudyContext, model: Artifact, status: Status
+) -> None:
+    track(root, study, RECORDS).autocompress_search_finished(result_of(study, model))
+    worse = replace(model, path=study.folder.parent / "worse.onnx", sha256="00" * 32)
+    shutil.copy(model.path, worse.path)
+    other = result_of(study, worse, status=status, best=Final(worse, measured(0.9, 0.9, 0.5), (0.4, 0.6)))
+    track(root, study, [], earlier=RECORDS).autocompress_search_finished(other)
+    champion = client.get_model_version_by_alias("net-onnxruntime", "champion")
+    assert (champion.version, champion.tags["autocompress.sha256"]) == (1, model.sha256)
+    assert len(client.search_model_versions()) == 1
+
+
+def test_a_better_file_becomes_the_champion(root: Path, client: MlflowClient, study: StudyContext, model: Artifact) -> None:
+    track(root, study, RECORDS).autocompress_search_finished(result_of(study, model))
+    better = replace(model, sha256="00" * 32)
+    result = result_of(study, better, best=Final(better, measured(0.3, 0.2, 0.88), (0.8, 0.9)))
+    track(root, study, [], earlier=RECORDS).autocompress_search_finished(result)
+    champion = client.get_model_version_by_alias("net-onnxruntime", "champion")
+    assert (champion.version, champion.tags["autocompress.size/ratio"]) == (2, "0.2")
+
+
+def test_curves_have_one_point_for_each_trial(root: Path, client: MlflowClient, study: StudyContext, model: Artifact) -> None:
+    records = [pruned(0), complete(1), replace(complete(2), measurement=measured(0.3, 0.2, 0.86)), complete(3), failed(4)]
+    records[2] = replace(records[2], violations=BUDGET.violations(records[2].measurement), policy=Policy())
+    track(root, study, records[:2])
+    tracker = track(root, study, records[3:], earlier=records[:3])
+    tracker.autocompress_search_finished(result_of(study, model, records=records))
+    (run,) = runs(client, "study")
+    found = {
+        name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
+        for name in ("best/front_hypervolume", "best/latency_ratio", "best/accuracy")
+    }
+    # Drop 0.003 of 0.1, latency 0.41, size 0.3; then also drop 0.021, latency 0.3, size 0.2, which is over the budget.
+    first, both = 0.97 * 0.59 * 0.7, 0.97 * 0.59 * 0.7 + 0.79 * 0.7 * 0.8 - 0.79 * 0.59 * 0.7
+    assert found["best/front_hypervolume"] == [
+        (0, 0),
+        (1, pytest.approx(first)),
+        *((step, pytest.approx(both)) for step in (2, 3, 4)),
+    ]
+    assert found["best/latency_ratio"] == [(step, 0.41) for step in (1, 2, 3, 4)]
+    assert found["best/accuracy"] == [(step, 0.878) for step in (1, 2, 3, 4)]
+
+
+def test_data_sets_are_inputs_of_the_study(root: Path, client: MlflowClient, study: StudyContext) -> None:
+    sets = {use: DataSet(digest, 100, (1, 8, 8), "float32") for use, digest in [("search", "aa" * 8), ("report", "bb" * 8)]}
+    study = replace(study, data_sets=sets)
+    track(root, study, [])
+    track(root, study, [])  # once, however often the study is opened
+    (run,) = runs(client, "study")
+    inputs = {given.dataset.name: given for given in run.inputs.dataset_inputs}
+    assert {name: given.dataset.digest for name, given in inputs.items()} == {"net search": "aa" * 8, "net report": "bb" * 8}
+    assert [(tag.key, tag.value) for tag in inputs["net search"].tags] == [("mlflow.data.context", "search")]
+    assert len(run.inputs.dataset_inputs) == 2
+    assert json.loads(inputs["net report"].dataset.profile)["num_examples"] == 100
+
+
+@pytest.mark.parametrize("kind", ["study", "trial", "failed", "baseline"])
+def test_no_run_has_more_than_twenty_params(root: Path, client: MlflowClient, study: StudyContext, kind: str) -> None:
+    limits = Budget(1e6, 0.4, 9.0, 0.9, 0.01, 1e9, 100.0, 95.0)
+    track(root, replace(study, budget=limits), RECORDS)
+    assert all(len(run.data.params) <= 20 for run in runs(client, kind)) and runs(client, kind)
 
 
 def test_what_an_interruption_left_open_is_closed_at_the_end(
@@ -640,13 +756,13 @@ def test_by_default_runs_are_kept_beside_the_study(beside_the_study: Path, study
 
 
 def test_a_trial_without_a_start_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="tracker mlflow: the study's run could not be opened"):
+    with pytest.raises(RuntimeError, match="tracker mlflow: a trial or a result was told before the search's start"):
         MlflowTracker().autocompress_trial_finished(complete(0))
 
 
 def test_hooks_reach_a_configured_tracker(root: Path, client: MlflowClient, study: StudyContext, model: Artifact) -> None:
     settings = OmegaConf.structured(MlflowTracker)
-    assert OmegaConf.to_container(settings) == {"root": "", "uri": "", "experiment": ""}
+    assert OmegaConf.to_container(settings) == {"root": "", "uri": "", "experiment": "", "registered_model": ""}
     registry = load_registry([])
     (tracker,) = autocompress_trackers()
     registry.manager.register(tracker(**{**settings, "root": str(root)}))

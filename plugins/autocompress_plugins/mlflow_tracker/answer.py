@@ -8,11 +8,18 @@ if TYPE_CHECKING:
     from autocompress import Budget, Quality, SearchResult, StudyContext
 
 
-def note(study: StudyContext, result: SearchResult, quality: Quality) -> str:
-    """Begins with the answer; then the figures, the reasons, and which file it is."""
+def note(study: StudyContext, result: SearchResult, champion: str = "") -> str:
+    """Begins with the answer; then the figures, the reasons, and which file it is.
+
+    Args:
+        champion: `NAME/VERSION` in the model registry, if the file is there.
+    """
+    quality = study.quality
     reasons = "".join(f"- {reason}\n" for reason in result.reasons)
     facts = f"{limits(result.budget)}. {study.device}, {study.versions['runtime']}."
     file = f"`{result.best.artifact.path}`, SHA-256 `{result.best.artifact.sha256}`"
+    if champion:
+        file += f", `models:/{champion.rpartition('/')[0]}@champion` (version {champion.rpartition('/')[2]})"
     parts = [_answer(result, quality), _table(result, quality), _examples(result, quality), reasons, facts, file]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, get_args
 
-from autocompress import Policy, TrialRecord
+from autocompress import Policy, TrialRecord, trial_name
 from autocompress.policy import FLOAT_BITS
 from autocompress.record import LayerRow, State
 
 if TYPE_CHECKING:
     from autocompress import Quality, SearchResult, StudyContext
+    from autocompress.curves import Reached
 
 BASELINE, FINAL = "baseline", "final"
 LAYER_TABLE = "layers.json"
 _TAG_CHARACTERS = 5000
+_FIRST_COLUMNS = ("layer", "quantizer", "bits", "pruner", "sparsity", "stored_bytes")
 _ENVIRONMENT = ("id", "governor", "threads", "cores", "load")
 """What differs from run to run; the rest is in result.json."""
 
@@ -53,16 +56,18 @@ def key(record: TrialRecord) -> str:
 
 def run_name(record: TrialRecord, quality: Quality) -> str:
     """Sorts by trial and speaks: `t0042 4.7b s35 0.41x accuracy 88.1%` is number, bits, sparsity, latency and the metric."""
-    measured, bits, sparsity = record.measurement, _mean(record.layers, "bits"), _mean(record.layers, "sparsity") or 0.0
-    score = "" if measured.accuracy is None else f"{quality.metric} {quality.value(measured.accuracy, 1)}"
-    parts = [
-        record.kind if record.kind in (BASELINE, FINAL) else f"t{record.number:04d}",
-        None if bits is None else f"{bits:.1f}b",
-        f"s{100 * sparsity:.0f}" if sparsity >= 0.005 else None,
-        None if measured.latency_ratio is None else f"{measured.latency_ratio:.2f}x",
-        score if record.state == "complete" else f"{record.state} at {record.gate}",
-    ]
-    return " ".join(part for part in parts if part)
+    name = trial_name(record, quality)
+    return f"{record.kind} {name.partition(' ')[2]}" if record.kind in (BASELINE, FINAL) else name
+
+
+def reached_metrics(reached: Reached) -> dict[str, float]:
+    """What the study has come to with a trial: a point of the curves of its run."""
+    found = {"best/front_hypervolume": reached.hypervolume}
+    if reached.best is not None:
+        figures = reached.best.measurement
+        best = {"accuracy": figures.accuracy, "latency_ratio": figures.latency_ratio, "size_ratio": figures.size_ratio}
+        found |= {f"best/{name}": value for name, value in best.items() if value is not None}
+    return found
 
 
 def _mean(layers: Sequence[LayerRow], column: str) -> float | None:
@@ -116,13 +121,13 @@ def result_metrics(result: SearchResult) -> dict[str, float]:
         "quality/accuracy_drop_high": result.drop_ci[1],
         "quality/accuracy_drop_p": result.drop_p,
         "quality/selection_gap": result.selection_gap,
-        "baseline/accuracy": baseline.accuracy,
-        "baseline/latency_median_ms": baseline.latency.median_ms if baseline.latency else None,
-        "baseline/latency_resolution": result.self_check.resolution if result.self_check else None,
-        "baseline/size_bytes": baseline.size_bytes,
-        "baseline/memory_bytes": baseline.memory_bytes,
-        "baseline/load_ms": baseline.load_ms,
-        "baseline/energy_joules": baseline.energy.joules if baseline.energy else None,
+        "fp32/accuracy": baseline.accuracy,
+        "fp32/latency_median_ms": baseline.latency.median_ms if baseline.latency else None,
+        "fp32/latency_resolution": result.self_check.resolution if result.self_check else None,
+        "fp32/size_bytes": baseline.size_bytes,
+        "fp32/memory_bytes": baseline.memory_bytes,
+        "fp32/load_ms": baseline.load_ms,
+        "fp32/energy_joules": baseline.energy.joules if baseline.energy else None,
         "seconds/search": result.seconds,
         **{f"trials/{state}": states[state] for state in get_args(State)},
     }
@@ -160,6 +165,8 @@ def study_tags(study: StudyContext) -> dict[str, str]:
         "study": study.name,
         "model": study.model,
         "data": study.data,
+        "target": study.target,
+        "objective": study.objective,
         "metric": study.metric,
         "device": study.device,
         "runtime": study.versions["runtime"],
@@ -173,7 +180,7 @@ def trial_tags(record: TrialRecord) -> dict[str, str]:
     """What a child is and how it ended."""
     tags = {
         "trial": key(record),
-        "kind": record.kind,
+        "kind": "failed" if record.state == "failed" else record.kind,
         "state": record.state,
         "gate": record.gate,
         "feasible": str(record.feasible).lower(),
@@ -191,10 +198,17 @@ def figure_tags(record: TrialRecord) -> dict[str, str]:
     return _named({key: f"{value:.10g}" for key, value in metrics(record).items() if not key.startswith("seconds/")})
 
 
-def result_tags(result: SearchResult, note: str) -> dict[str, str]:
-    """The answer, on the study's run."""
+def result_tags(result: SearchResult, note: str, champion: str) -> dict[str, str]:
+    """The answer, on the study's run; `champion` is the registered model's version, if it has one."""
     best = "FP32" if result.best_trial is None else str(result.best_trial)
-    return {**_named({"status": result.status, "best_trial": best}), "mlflow.note.content": note[:_TAG_CHARACTERS]}
+    tags = _named({"status": result.status, "best_trial": best, "champion": champion})
+    return {**tags, "mlflow.note.content": note[:_TAG_CHARACTERS]}
+
+
+def result_digest(result: SearchResult) -> str:
+    """Short hash of the answer: the same when the very same result is told again."""
+    facts = [result.status, result.best_trial, result.best.artifact.sha256, result.policy.digest, result_metrics(result)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def _named(tags: Mapping[str, str]) -> dict[str, str]:
@@ -202,5 +216,6 @@ def _named(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def layer_table(layers: Sequence[LayerRow]) -> dict[str, list[Any]]:
-    """The form that `mlflow.log_table` writes and `mlflow.load_table` reads."""
-    return {"columns": [field.name for field in fields(LayerRow)], "data": [list(asdict(row).values()) for row in layers]}
+    """The form that `mlflow.log_table` writes and `mlflow.load_table` reads; what was done comes first."""
+    columns = [*_FIRST_COLUMNS, *(field.name for field in fields(LayerRow) if field.name not in _FIRST_COLUMNS)]
+    return {"columns": columns, "data": [[getattr(row, column) for column in columns] for row in layers]}

@@ -11,12 +11,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from types import ModuleType
 
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
     from mlflow.types import Schema
+    from numpy.typing import NDArray
     from onnx import ModelProto, TypeProto, ValueInfoProto
 
 
@@ -29,14 +32,18 @@ def log_model(
     name: str,
     tags: Mapping[str, str],
     params: Mapping[str, str],
+    example: Path | None = None,
 ) -> str:
-    """What `mlflow.onnx.log_model` does, but without an active run and byte for byte; returns the model's id."""
+    """What `mlflow.onnx.log_model` does, but without an active run and byte for byte; returns the model's id.
+
+    Args:
+        example: a file (.npy) with one input.
+    """
     import onnx
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
-    name = re.sub(r"[/:.%\"']", "_", name)  # MLflow refuses these
-    model = client.create_logged_model(experiment_id, name, run_id, tags=dict(tags), params=dict(params))
+    model = client.create_logged_model(experiment_id, allowed_name(name), run_id, tags=dict(tags), params=dict(params))
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     with TemporaryDirectory() as folder:
         proto = onnx.load(path)
@@ -45,6 +52,7 @@ def log_model(
             f"{folder}/model",
             mlflow_model=Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id),
             signature=_signature(proto),
+            input_example=_input_example(proto, example) if example else None,
             pip_requirements=_requirements(),
             onnx_execution_providers=["CPUExecutionProvider"],
             save_as_external_data=False,
@@ -54,6 +62,15 @@ def log_model(
         client.log_model_artifacts(model.model_id, f"{folder}/model")
     client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
+
+
+def allowed_name(name: str) -> str:
+    """Without what MLflow refuses."""
+    return re.sub(r"[/:.%\"']", "_", name)
+
+
+def _input_example(proto: ModelProto, example: Path) -> dict[str, NDArray[np.generic]]:
+    return {_inputs(proto)[0].name: np.load(example)}
 
 
 def _mlflow_onnx() -> ModuleType:
@@ -69,9 +86,12 @@ def _signature(proto: ModelProto) -> ModelSignature:
     """Names, types and shapes of the graph's inputs and outputs."""
     from mlflow.models import ModelSignature
 
+    return ModelSignature(inputs=_schema(_inputs(proto)), outputs=_schema(proto.graph.output))
+
+
+def _inputs(proto: ModelProto) -> list[ValueInfoProto]:
     weights = {initializer.name for initializer in proto.graph.initializer}
-    inputs = [value for value in proto.graph.input if value.name not in weights]
-    return ModelSignature(inputs=_schema(inputs), outputs=_schema(proto.graph.output))
+    return [value for value in proto.graph.input if value.name not in weights]
 
 
 def _schema(values: Iterable[ValueInfoProto]) -> Schema:

@@ -1,4 +1,4 @@
-"""A saved view of the table of runs, since MLflow shows no metric in it and cuts names short until someone clicks."""
+"""A saved view of the table of runs: MLflow shows no metric in it, hides children and cuts names short until someone clicks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import json
 import time
 
 _KEY = "autocompress"
+TAG = f"mlflow.sharedViewState.{_KEY}"
+"""Of an experiment."""
+
+_EXPANDED = 20
+"""Studies whose children are shown: MLflow limits the length of a tag."""
+
 _COLUMN_WIDTHS = {
     "attributes.`Run Name`": 320,
     "runDateAndNestInfo": 150,
@@ -28,9 +34,21 @@ def kind_tag() -> dict[str, str]:
 def view_tag() -> dict[str, str]:
     """Offers the view under "Views" of an experiment."""
     columns = [column for column in _COLUMN_WIDTHS if column.startswith(("metrics.", "tags."))]
-    state = {"selectedColumns": columns, "columnOrder": list(_COLUMN_WIDTHS), "columnWidths": _COLUMN_WIDTHS}
-    view = {"name": _KEY, "createdAt": int(time.time() * 1000), "state": json.dumps(state)}
-    return {f"mlflow.sharedViewState.{_KEY}": json.dumps(view)}
+    state = {
+        "selectedColumns": columns,
+        "columnOrder": list(_COLUMN_WIDTHS),
+        "columnWidths": _COLUMN_WIDTHS,
+        "runsExpanded": {},
+    }
+    return {TAG: json.dumps({"name": _KEY, "createdAt": int(time.time() * 1000), "state": json.dumps(state)})}
+
+
+def with_children_shown(tag: str, run_id: str) -> str:
+    """The value of the tag, changed so that the view shows the children of one more run."""
+    view = json.loads(tag)
+    state = json.loads(view["state"])
+    expanded = [*(known for known in state.get("runsExpanded", {}) if known != run_id), run_id][-_EXPANDED:]
+    return json.dumps({**view, "state": json.dumps({**state, "runsExpanded": dict.fromkeys(expanded, True)})})
 
 
 def fragment(experiment_id: str) -> str:

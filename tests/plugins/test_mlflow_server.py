@@ -1,0 +1,192 @@
+"""Against a real `mlflow server`: one that is away delays nothing, and gets everything once when it is back."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import requests
+from autocompress_plugins.mlflow_tracker import MlflowTracker
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+
+from autocompress import StudyContext, TrialRecord, load_registry
+from autocompress.errors import StorageError
+from autocompress.saved_study import SavedStudy
+from autocompress.sync import tell_again
+from autocompress.testing import make_records, make_result, make_study
+
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "GIT_PYTHON_REFRESH": "quiet"}
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@dataclass
+class Server:
+    """A process that can be ended and started again at the same address."""
+
+    folder: Path
+    arguments: list[str]
+    health: str
+    environment: dict[str, str] = field(default_factory=dict)
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", *self.arguments, "--host", "127.0.0.1", "--port", str(self.port)]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env={**os.environ, **QUIET, **self.environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        for _ in range(600):
+            with suppress(requests.ConnectionError):
+                if requests.get(f"{self.uri}/{self.health}", timeout=5).ok:
+                    return
+            assert self.process.poll() is None, (self.folder / "server.log").read_text()
+            time.sleep(0.1)
+        raise TimeoutError((self.folder / "server.log").read_text())
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, 9)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """Not started yet."""
+    database = [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination",
+        str(tmp_path / "artifacts"),
+    ]
+    found = Server(tmp_path, ["server", "--workers", "1", *database], "health")
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyContext:
+    np.save(tmp_path / "example.npy", np.zeros((1, 4, 8, 8), np.float32))
+    return replace(make_study(tmp_path), example=tmp_path / "example.npy")
+
+
+def numbered(study: StudyContext, count: int) -> list[TrialRecord]:
+    return [replace(make_records(study)[number % 3], number=number) for number in range(count)]
+
+
+def seconds_of(call: Any, *arguments: Any) -> float:
+    start = time.perf_counter()
+    call(*arguments)
+    return time.perf_counter() - start
+
+
+def keys(client: MlflowClient) -> list[str]:
+    return sorted(run.data.tags.get("autocompress.trial", "study") for run in all_runs(client))
+
+
+def all_runs(client: MlflowClient) -> list[Run]:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments, run_view_type=ViewType.ACTIVE_ONLY))
+
+
+def test_no_server_delays_nothing(study: StudyContext) -> None:
+    records = numbered(study, 50)
+    tracker = MlflowTracker(uri=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(StorageError, match=r"does not answer; the study keeps what it misses, .*: autocompress sync .*study$"):
+        tracker.autocompress_search_started(study, [])
+    assert sum(seconds_of(tracker.autocompress_trial_finished, record) for record in records) < 2
+    with pytest.raises(StorageError, match="autocompress sync"):
+        tracker.autocompress_search_finished(make_result(study, records))
+
+
+def test_a_server_that_hangs_is_asked_seldom(study: StudyContext) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        tracker = MlflowTracker(uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.perf_counter()
+        with pytest.raises(StorageError, match="does not answer"):
+            tracker.autocompress_search_started(study, [])
+        assert time.perf_counter() - start < 6
+        assert sum(seconds_of(tracker.autocompress_trial_finished, record) for record in numbered(study, 50)) < 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_server_that_dies_and_comes_back_has_everything_once(server: Server, study: StudyContext) -> None:
+    records = numbered(study, 6)
+    server.start()
+    tracker = MlflowTracker(uri=server.uri)
+    tracker.autocompress_search_started(study, [])
+    tracker.autocompress_trial_finished(records[0])
+    server.kill()
+    start = time.perf_counter()
+    with pytest.raises(StorageError, match="does not answer"):
+        tracker.autocompress_trial_finished(records[1])
+    assert time.perf_counter() - start < 10
+    assert seconds_of(tracker.autocompress_trial_finished, records[2]) < 3
+    server.start()
+    tracker._outage._next = 0.0  # the time until it is asked again is over
+    tracker.autocompress_trial_finished(records[3])
+    client = MlflowClient(server.uri)
+    assert keys(client) == ["0", "1", "2", "3", "baseline", "study"]
+    server.kill()
+    with pytest.raises(StorageError):
+        tracker.autocompress_trial_finished(records[4])
+    tracker.autocompress_trial_finished(records[5])
+    result = make_result(study, records)
+    with pytest.raises(StorageError):
+        tracker.autocompress_search_finished(result)
+    server.start()
+    before: set[str] = set()
+    for _ in range(2):
+        said, problems = tell_again(SavedStudy(study, records, result), [MlflowTracker(uri=server.uri)], load_registry())
+        assert problems == [] and said[0].startswith(f"MLflow: {server.uri}/#/experiments/")
+        found = {run.info.run_id for run in all_runs(client)}
+        assert before in (set(), found)
+        before = found
+    assert keys(client) == ["0", "1", "2", "3", "4", "5", "baseline", "final", "study"]
+    assert len(client.search_model_versions()) == 1
+    check_champion(server, result.best.artifact.path)
+
+
+def check_champion(server: Server, path: Path) -> None:
+    """`mlflow models serve` answers as the file does."""
+    arguments = ["models", "serve", "--model-uri", "models:/net-runtime@champion", "--env-manager", "local"]
+    serving = Server(server.folder, arguments, "ping", {"MLFLOW_TRACKING_URI": server.uri})
+    serving.start()
+    try:
+        images = np.random.default_rng(0).normal(size=(1, 4, 8, 8)).astype(np.float32)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        name, output = session.get_inputs()[0].name, session.get_outputs()[0].name
+        answer = requests.post(f"{serving.uri}/invocations", json={"inputs": {name: images.tolist()}}, timeout=60)
+        (expected,) = session.run(None, {name: images})
+        assert np.array_equal(np.array(answer.json()["predictions"][output], np.float32), expected)
+    finally:
+        serving.kill()
