@@ -59,6 +59,16 @@ class Effort:
     ratio_limit: float | None = None
     ms_limit: float | None = None
 
+    @property
+    def block_seconds(self) -> float:
+        """Of calls of one file in a round: shorter where the least number of rounds would take longer than asked for."""
+        return min(BLOCK_SECONDS, self.seconds / (2 * ROUNDS[0] * MIN_OPENINGS))
+
+    @property
+    def warm_up_seconds(self) -> float:
+        """For a file that is opened for the first time."""
+        return min(WARM_UP_SECONDS, self.seconds / 2)
+
 
 def measure(files: Sequence[Callable[[], Run]], inputs: Sequence[Any], effort: Effort) -> list[dict[str, Any]]:
     """Time [reference, *candidates] until every ratio is known well enough or the time is over.
@@ -97,7 +107,7 @@ def _opening(
     padding = bytearray(shuffle.randrange(PADDING_BYTES))  # what is allocated next lies elsewhere than in the last opening
     runs = [open_file() for open_file in files]
     del padding
-    found = [_warm_up(run, inputs, 0.0 if calls else WARM_UP_SECONDS) for run in runs]
+    found = [_warm_up(run, inputs, 0.0 if calls else effort.warm_up_seconds, effort.block_seconds) for run in runs]
     calls.extend(found[len(calls) :])
     least, most = (max(rounds, math.ceil(_tail(effort.percentile) / min(calls))) for rounds in ROUNDS)
     end = time.perf_counter() + effort.seconds * len(files) / 2 / MIN_OPENINGS
@@ -113,12 +123,12 @@ def _tail(percentile: float) -> float:
     return 1.0 if percentile <= 50 else 100 / (100 - percentile)
 
 
-def _warm_up(run: Run, inputs: Sequence[Any], seconds: float) -> int:
+def _warm_up(run: Run, inputs: Sequence[Any], seconds: float, block_seconds: float) -> int:
     """Run until caches and clocks have settled; returns the calls that fill one block."""
     start, durations = time.perf_counter(), list[float]()
     while len(durations) < WARM_UP_CALLS or time.perf_counter() - start < seconds:
         durations.extend(_block(run, inputs, 1))
-    return max(1, round(1000 * BLOCK_SECONDS / float(np.median(durations))))
+    return max(1, round(1000 * block_seconds / float(np.median(durations))))
 
 
 def _block(run: Run, inputs: Sequence[Any], calls: int) -> list[float]:

@@ -123,10 +123,10 @@ def test_a_block_holds_the_calls_that_fill_its_time() -> None:
         durations.append(time.perf_counter() - start)
         return []
 
-    calls = timing._warm_up(run, [], 0.1)
+    calls = timing._warm_up(run, [], 0.1, BLOCK_SECONDS)
     assert sum(durations) > 0.08
     assert calls == pytest.approx(BLOCK_SECONDS / np.median(durations), rel=0.3, abs=1)
-    assert timing._warm_up(sleeps(2 * BLOCK_SECONDS)(), [], 0.0) == 1
+    assert timing._warm_up(sleeps(2 * BLOCK_SECONDS)(), [], 0.0, BLOCK_SECONDS) == 1
 
 
 def fails(inputs: Sequence[Any]) -> list[Any]:
@@ -229,3 +229,10 @@ def test_interval_covers_the_truth_when_openings_differ_and_timing_stops_early(b
         found = timing.figures(openings[:count], 1, effort)
         covered += found["ratio_low"] <= 0.5 <= found["ratio_high"]
     assert covered / repeats > 0.93
+
+
+def test_the_least_number_of_blocks_fits_into_the_time_asked_for() -> None:
+    short, long = Effort(seconds=0.02, precision=0.01), Effort(seconds=1.5, precision=0.01)
+    assert 2 * MIN_OPENINGS * ROUNDS[0] * short.block_seconds == pytest.approx(short.seconds)
+    assert (short.warm_up_seconds, long.warm_up_seconds) == (0.01, timing.WARM_UP_SECONDS)
+    assert long.block_seconds == BLOCK_SECONDS
