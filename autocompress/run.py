@@ -31,10 +31,10 @@ from autocompress.record import Objective, SearchResult, StudyContext
 from autocompress.registry import Registry, load_registry
 from autocompress.report import resolution_note, write_result
 from autocompress.reproducibility import mask_overlap
-from autocompress.saved_study import save_study
 from autocompress.settings import Settings
 from autocompress.storage import Storage, opened_storage
 from autocompress.study import SearchStudy, join_study, open_study
+from autocompress.study_file import save_study
 from autocompress.task import Task
 from autocompress.trial import Bench
 from autocompress.workspace import Workspace, open_workspace

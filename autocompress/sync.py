@@ -14,7 +14,7 @@ from autocompress.components import Tracker
 from autocompress.errors import ConfigError
 from autocompress.notify import Notifier, TrackerWarning
 from autocompress.registry import Registry, load_registry
-from autocompress.saved_study import SavedStudy, load_study, saved_studies
+from autocompress.study_file import SavedStudy, load_study, saved_studies
 
 
 def main(arguments: Sequence[str]) -> int:

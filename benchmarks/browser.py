@@ -95,19 +95,26 @@ def _wait_until_up(uri: str, process: subprocess.Popen[bytes]) -> None:
     raise TimeoutError(f"mlflow ui did not answer at {uri}")
 
 
-def wait_for(driver: Chrome, found: Callable[[Chrome], Found], seconds: float = 30.0) -> Found:
+def wait_for(driver: Chrome, found: Callable[[Chrome], Found | None], seconds: float = 30.0) -> Found:
     """What a function returns as soon as it is anything true; pages build themselves while one looks."""
     waiting = WebDriverWait(driver, seconds, 0.1, [StaleElementReferenceException, WebDriverException])
-    return waiting.until(found)
+    return waiting.until(lambda page: found(page) or False)
 
 
 def element(driver: Chrome, xpath: str, seconds: float = 30.0) -> WebElement:
     """The first element that can be seen."""
-    return wait_for(
-        driver, lambda page: next((e for e in page.find_elements(By.XPATH, xpath) if e.is_displayed()), None), seconds
-    )
+
+    def seen(page: Chrome) -> WebElement | None:
+        return next((one for one in page.find_elements(By.XPATH, xpath) if one.is_displayed()), None)
+
+    return wait_for(driver, seen, seconds)
 
 
 def click(driver: Chrome, xpath: str, seconds: float = 30.0) -> None:
     """Click it as soon as that is possible."""
-    wait_for(driver, lambda page: element(page, xpath, 1).click() or True, seconds)
+
+    def clicked(page: Chrome) -> bool:
+        element(page, xpath, 1).click()
+        return True
+
+    wait_for(driver, clicked, seconds)

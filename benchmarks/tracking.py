@@ -1,7 +1,8 @@
 """What MLflow's log costs a search, and how soon a long study is on the screen.
 
 `python -m benchmarks.tracking cost --trials 200`: seconds that the tracker takes, as a share of the search's wall time, on the
-embedded default with the default settings. With `--folder` it goes on where it stopped, and the rows add up.
+embedded default with the default settings, but for a sampler that does not end the search when nothing is left to gain.
+With `--folder` it goes on where it stopped, and the rows add up.
 `python -m benchmarks.tracking table --trials 1000`: from the address to the first row of MLflow's table in Chromium, over a
 study whose records are made up and went through the tracker.
 """
@@ -53,7 +54,13 @@ def cost(trials: int, folder: Path) -> dict[str, Any]:
     """Search until the study has so many trials; what earlier runs on the folder took is added."""
     path, start = folder / "cost.json", time.perf_counter()
     with _timed_hooks() as hooks:
-        search = ["search", "+experiment=digits", f"search.trials={trials}", f"hydra.run.dir={folder / 'study'}"]
+        search = [
+            "search",
+            "+experiment=digits",
+            "sampler=random",
+            f"search.trials={trials}",
+            f"hydra.run.dir={folder / 'study'}",
+        ]
         try:
             command_line(search)
         except SystemExit as ended:

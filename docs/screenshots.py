@@ -62,8 +62,8 @@ def main() -> None:
         ("terminal_during", "terminal_after"), (screens[int(MOMENT * len(screens))], screens[-1]), strict=True
     ):
         take_terminal(name, screen)
-    take_report(folder / "study" / "report.html")
     take_mlflow(folder / "mlflow" / "mlflow.db")
+    take_report(folder / "study" / "report.html")
 
 
 def recorded(folder: Path) -> list[Screen]:

@@ -15,10 +15,8 @@ from autocompress import Budget, search
 pytest.importorskip("selenium", reason="selenium is not installed")
 
 from selenium.webdriver import Chrome
-from selenium.webdriver.common.by import By
 
 from benchmarks.browser import browser, click, element, missing, mlflow_ui, wait_for
-from benchmarks.tracking import FIRST_ROW
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing() or "-"), pytest.mark.timeout(600)]
 
@@ -57,10 +55,16 @@ def page(folder: Path, runs: dict[str, Run]) -> Iterator[tuple[Chrome, str]]:
         yield driver, f"{address}/#/experiments/{runs['study'].info.experiment_id}/runs"
 
 
+NAMES = """
+const links = [...document.querySelectorAll('[role=row] a[href*="/runs/"]')].filter(link => link.innerText);
+return links.map(link => [link.getBoundingClientRect().top, link.innerText]).sort((a, b) => a[0] - b[0]).map(found => found[1]);
+"""
+
+
 def names(driver: Chrome) -> list[str]:
     """The runs of the table from top to bottom."""
-    links = [link for link in driver.find_elements(By.XPATH, FIRST_ROW) if link.text]
-    return [link.text for link in sorted(links, key=lambda link: link.location["y"])]
+    found: list[str] = driver.execute_script(NAMES)
+    return found
 
 
 def test_the_table_shows_all_trials_and_sorts_by_a_metric(page: tuple[Chrome, str], runs: dict[str, Run]) -> None:

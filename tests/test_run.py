@@ -28,8 +28,8 @@ from autocompress.plain import to_plain
 from autocompress.policy import SavedPolicy, load_saved_policy
 from autocompress.record import Final
 from autocompress.run import check_measured
-from autocompress.saved_study import load_study, saved_studies
 from autocompress.settings import Settings
+from autocompress.study_file import load_study, saved_studies
 from autocompress.sync import main as sync
 from autocompress.verbs import apply_policy
 

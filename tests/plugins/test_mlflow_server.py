@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mlflow.entities import Run, ViewType
 
 from autocompress import StudyContext, TrialRecord, load_registry
 from autocompress.errors import StorageError
-from autocompress.saved_study import SavedStudy
+from autocompress.study_file import SavedStudy
 from autocompress.sync import tell_again
 from autocompress.testing import make_records, make_result, make_study
 
@@ -179,7 +180,9 @@ def test_a_server_that_dies_and_comes_back_has_everything_once(server: Server, s
 def check_champion(server: Server, path: Path) -> None:
     """`mlflow models serve` answers as the file does."""
     arguments = ["models", "serve", "--model-uri", "models:/net-runtime@champion", "--env-manager", "local"]
-    serving = Server(server.folder, arguments, "ping", {"MLFLOW_TRACKING_URI": server.uri})
+    programs = distribution("uvicorn").locate_file("../../../bin")  # MLflow starts it by its name
+    environment = {"MLFLOW_TRACKING_URI": server.uri, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    serving = Server(server.folder, arguments, "ping", environment)
     serving.start()
     try:
         images = np.random.default_rng(0).normal(size=(1, 4, 8, 8)).astype(np.float32)

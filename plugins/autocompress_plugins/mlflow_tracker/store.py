@@ -45,12 +45,6 @@ class Store:
                 self.client.set_experiment_tag(experiment_id, key, value)
         return experiment_id
 
-    def show_children(self, experiment_id: str, run_id: str) -> None:
-        """Unfold a run in the view of its experiment."""
-        tag = self.client.get_experiment(experiment_id).tags.get(view.TAG)
-        if tag is not None:
-            self.client.set_experiment_tag(experiment_id, view.TAG, view.with_children_shown(tag, run_id))
-
     def address(self, experiment_id: str) -> str:
         """Where a person finds an experiment; of a database, the command that shows it."""
         uri = without_password(self.uri)

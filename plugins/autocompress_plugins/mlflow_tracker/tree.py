@@ -78,7 +78,6 @@ class RunTree:
             self._client.log_text(self._run_id, json.dumps(self._study.config, indent=2, default=str), "config.json")
         if data_sets := dataset_inputs(self._study):
             self._client.log_inputs(self._run_id, data_sets)
-        self._store.show_children(self._experiment_id, self._run_id)
         self._client.update_run(self._run_id, status="RUNNING")
 
     def reconcile(self, records: Sequence[TrialRecord], answer: str = "") -> None:
@@ -134,17 +133,13 @@ class RunTree:
         self.reconcile(result.records, answer)
         if entries.FINAL not in self._logged:
             self._champion = self._deliver(result, answer)
-        self._store.log(
-            self._run_id, tags=entries.result_tags(result, note(self._study, result, self._champion), self._champion)
-        )
+        told = note(self._study, result, self._champion)
+        self._store.log(self._run_id, tags=entries.result_tags(result, told, self._champion))
         if self._answer != answer:
+            self._log_files_of(result)
+            # Last: it says that all of this is there.
             self._store.log(self._run_id, metrics=entries.result_metrics(result), tags={"autocompress.answer": answer})
             self._answer = answer
-        self._log_figures(result)
-        for name in ("result.json", "report.html"):
-            self._log_file(result.folder / name)
-        if result.best_trial is not None:
-            self._log_file(result.folder / "best" / "policy.yaml", "best")
         self._client.set_terminated(self._run_id, "KILLED" if result.status == "interrupted" else "FINISHED")
 
     def _deliver(self, result: SearchResult, answer: str) -> str:
@@ -174,6 +169,13 @@ class RunTree:
         self._log_files(run_id, record)
         self._client.set_terminated(run_id, _STATUS[record.state])
         self._logged.add(entries.key(record))
+
+    def _log_files_of(self, result: SearchResult) -> None:
+        self._log_figures(result)
+        for name in ("result.json", "report.html"):
+            self._log_file(result.folder / name)
+        if result.best_trial is not None:
+            self._log_file(result.folder / "best" / "policy.yaml", "best")
 
     def _log_figures(self, result: SearchResult) -> None:
         """All of them as one page that needs no network (Plotly's script is in it once), and each as a picture."""

@@ -6,12 +6,6 @@ import json
 import time
 
 _KEY = "autocompress"
-TAG = f"mlflow.sharedViewState.{_KEY}"
-"""Of an experiment."""
-
-_EXPANDED = 20
-"""Studies whose children are shown: MLflow limits the length of a tag."""
-
 _COLUMN_WIDTHS = {
     "attributes.`Run Name`": 320,
     "runDateAndNestInfo": 150,
@@ -21,7 +15,9 @@ _COLUMN_WIDTHS = {
     "metrics.`size/ratio`": 110,
     "metrics.`latency/median_ms`": 150,
     "metrics.`size/bytes`": 110,
-    "tags.`autocompress.feasible`": 170,
+    "tags.`autocompress.kind`": 90,
+    "tags.`autocompress.gate`": 90,
+    "tags.`autocompress.feasible`": 90,
     "tags.`autocompress.reason`": 300,
 }
 
@@ -38,17 +34,12 @@ def view_tag() -> dict[str, str]:
         "selectedColumns": columns,
         "columnOrder": list(_COLUMN_WIDTHS),
         "columnWidths": _COLUMN_WIDTHS,
-        "runsExpanded": {},
+        # In any order but that of time, MLflow shows children without a click on their parent; a view cannot unfold one.
+        "orderByKey": "tags.`mlflow.runName`",
+        "orderByAsc": True,
     }
-    return {TAG: json.dumps({"name": _KEY, "createdAt": int(time.time() * 1000), "state": json.dumps(state)})}
-
-
-def with_children_shown(tag: str, run_id: str) -> str:
-    """The value of the tag, changed so that the view shows the children of one more run."""
-    view = json.loads(tag)
-    state = json.loads(view["state"])
-    expanded = [*(known for known in state.get("runsExpanded", {}) if known != run_id), run_id][-_EXPANDED:]
-    return json.dumps({**view, "state": json.dumps({**state, "runsExpanded": dict.fromkeys(expanded, True)})})
+    view = {"name": _KEY, "createdAt": int(time.time() * 1000), "state": json.dumps(state)}
+    return {f"mlflow.sharedViewState.{_KEY}": json.dumps(view)}
 
 
 def fragment(experiment_id: str) -> str:

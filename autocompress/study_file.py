@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import optuna
+
 from autocompress.plain import from_plain, to_plain
 from autocompress.record import SearchResult, StudyContext, TrialRecord
 from autocompress.storage import StudySettings, opened_storage
@@ -46,7 +48,7 @@ def load_study(path: Path) -> SavedStudy:
     content, folder = json.loads(path.read_text(encoding="utf-8")), path.resolve().parent.parent
     context: StudyContext = from_plain(StudyContext, content["context"], folder)
     with opened_storage(StudySettings(**context.config.get("study", {})), folder) as storage:
-        records = stored_records(storage, context.name)
+        records = stored_records(optuna.load_study(study_name=context.name, storage=storage.rdb))
     result = from_plain(SearchResult, content["result"], folder)
     return SavedStudy(context, records, None if result is None else replace(result, records=records))
 
