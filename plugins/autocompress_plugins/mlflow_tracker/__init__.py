@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
 from autocompress import Tracker, TrialRecord, hookimpl
+from autocompress_plugins.mlflow_tracker.reach import reached
 from autocompress_plugins.mlflow_tracker.store import open_store
 from autocompress_plugins.mlflow_tracker.tree import RunTree, open_tree
 
@@ -62,6 +63,10 @@ class MlflowTracker(Tracker):
         tree = self._opened()
         tree.finish(result)
         return f"MLflow: {tree.address}"
+
+    def reach(self, folder: Path) -> str:
+        """The server, if it answers, or the database, if it can be written."""
+        return reached(Path(self.root) if self.root else folder.parent / "mlflow", self.uri)
 
     def _opened(self) -> RunTree:
         if self._tree is None:
