@@ -5,49 +5,70 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
+from autocompress.completion import answered
 from autocompress.errors import AutocompressError
 from autocompress.masking import masked
+from autocompress.nearest import nearest
 
 DEFAULT_VERB = "search"
 JOBS = ("search", "worker", "sensitivity", "probe", "apply", "evaluate")
 """Verbs whose arguments Hydra reads."""
 
-COMMANDS = {"plugins": "autocompress.plugin_list", "sync": "autocompress.sync"}
+COMMANDS = {"plugins": "autocompress.plugin_list", "sync": "autocompress.sync", "doctor": "autocompress.doctor"}
 """Verbs with plain arguments: the module whose `main` takes them and returns the exit status."""
 
 VERBS = (*JOBS, *COMMANDS)
 
+_format_warning = warnings.formatwarning
+
+FAILURE, MISTAKE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+"""Exit statuses, besides 0 for an answer; the last two are 128 and the signal, as shells count."""
+
 OVERVIEW = """autocompress: the most accurate model file that fits your budget on the machine it will run on.
 
-  autocompress search +experiment=cifar10_resnet20 objective=latency budget.accuracy_drop=0.01 search.trials=40
+examples
   autocompress search +experiment=digits    the embedded default, no data needed
-  autocompress worker study.storage=URL ... helps a search with the same settings, from any machine
-  autocompress sensitivity +experiment=digits   what each option of each layer costs and saves alone
-  autocompress probe                        what compressing gains on this device, whatever the model
-  autocompress apply policy=PATH            build a file again from a saved policy and its state
-  autocompress evaluate artifact=PATH       accuracy, size and latency of any ONNX file
-  autocompress sync outputs                 gives trackers that were out of reach what they missed
-  autocompress plugins                      components, where they come from, and load errors
+  autocompress search +experiment=cifar10_resnet20 objective=latency budget.accuracy_drop=0.01 search.trials=40
+  autocompress doctor                       whether everything that a search needs is there and works
+  autocompress VERB --help                  more examples, then groups and options
 
-  autocompress VERB --help                  groups and options; also --cfg job, -m, --config-dir
-  eval "$(autocompress -sc install=bash)"   tab completion (bash, zsh, fish)
+searching
+  search                                    find the best file for a model within a budget; the same command resumes
+  worker study.storage=URL ...              helps a search with the same settings, from any machine
+  sensitivity                               what each option of each layer costs and saves alone
+  probe                                     what compressing gains on this device, whatever the model
+
+files
+  apply policy=PATH                         build a file again from a saved policy and its state
+  evaluate artifact=PATH                    accuracy, size and latency of any ONNX file
+
+around it
+  sync [FOLDER]                             gives trackers that were out of reach what they missed
+  plugins                                   components, where they come from, and load errors
+  doctor                                    versions, processor, runtime, timing noise, disk: each line OK or what to do
+
+options are KEY=VALUE, as in any Hydra application; also --cfg job, -m, --config-dir
+tab completion: eval "$(autocompress -sc install=bash)"; zsh alike; fish: autocompress -sc install=fish | source
+exit status: 0 an answer was given, 1 a failure, 2 a mistake in the input, 130 interrupted (the same command resumes)
 """
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a verb; our own and Hydra's errors become one line and exit status 2, anything else keeps its traceback."""
+    """Run a verb; our own and Hydra's errors become one line and a status of their own, anything else keeps its traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in {"help", "--version"}:
-        sys.stdout.write(f"{_version() if arguments == ['--version'] else OVERVIEW}\n")
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [arguments[1], "--help"]
+    if not arguments or arguments[0] in {"help", "--help", "-h", "--version"}:
+        sys.stdout.write(f"{_version()}\n" if arguments == ["--version"] else OVERVIEW)
         sys.exit(0)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     verb, rest = _split(arguments)
-    _strip_verb_from_completion()
     sys.path.insert(0, str(Path.cwd()))  # so that model.factory=my_file:net is found, as with `python -m`
     sys.exit(_run(verb, rest))
 
@@ -65,25 +86,20 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
     return arguments[0], arguments[1:]
 
 
-def _strip_verb_from_completion() -> None:
-    """Hydra completes the line from the environment and knows no verbs."""
-    words = os.environ.get("COMP_LINE", "").split(" ")
-    if len(words) > 2 and words[1] in VERBS:
-        shorter = " ".join([words[0], *words[2:]])
-        point = int(os.environ.get("COMP_POINT", len(os.environ["COMP_LINE"])))
-        os.environ["COMP_LINE"] = shorter
-        os.environ["COMP_POINT"] = str(max(0, point - len(words[1]) - 1))
-
-
 def _run(verb: str, arguments: Sequence[str]) -> int:
-    if verb not in VERBS:
-        return _fail(f"unknown verb '{verb}'; expected one of {', '.join(VERBS)}")
     try:
+        if verb not in VERBS:
+            return _fail(f"unknown verb '{verb}'; expected one of {', '.join(VERBS)}{nearest(verb, VERBS)}")
+        if answered(arguments, JOBS, COMMANDS):
+            return 0
         return int(import_module(COMMANDS[verb]).main(arguments)) if verb in COMMANDS else _run_job(verb, arguments)
     except AutocompressError as error:
-        return _fail(str(error))
+        return _fail(str(error), _status(error))
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command resumes", status=130)
+        return _fail("interrupted; the same command resumes", status=INTERRUPTED)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
 
 
 def _run_job(verb: str, arguments: Sequence[str]) -> int:
@@ -94,6 +110,7 @@ def _run_job(verb: str, arguments: Sequence[str]) -> int:
     from autocompress.registry import load_registry
     from autocompress.verbs import run_verb
 
+    warnings.formatwarning = _warning
     sys.argv = [sys.argv[0], *arguments]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     registry = load_registry()
@@ -105,6 +122,22 @@ def _run_job(verb: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _fail(message: str, status: int = 2) -> int:
-    sys.stderr.write(f"autocompress: {masked(' '.join(message.split()))}\n")
+def _status(error: AutocompressError) -> int:
+    """What was given is wrong, or what it needs does not work: then the same command may succeed later."""
+    return MISTAKE if isinstance(error, (ValueError, LookupError)) else FAILURE
+
+
+def _warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """Ours without the place in the code, which says nothing to a user."""
+    is_own = issubclass(category, AutocompressError)
+    return f"warning: {_line(str(message))}\n" if is_own else _format_warning(message, category, filename, lineno, line)
+
+
+def _line(text: str) -> str:
+    """Without secrets."""
+    return masked(" ".join(text.split()))
+
+
+def _fail(message: str, status: int = MISTAKE) -> int:
+    sys.stderr.write(f"autocompress: {_line(message)}\n")
     return status

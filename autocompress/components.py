@@ -244,6 +244,14 @@ class Sampler(Component):
 class Tracker(Component):
     """Something that is told about trials; its methods implement the hooks `autocompress_trial_finished` and so on."""
 
+    def reach(self, folder: Path) -> str:
+        """Words for where it would keep a study of this output folder; writes nothing.
+
+        Raises:
+            OSError: it cannot be written to, or not be reached.
+        """
+        return "ready"
+
 
 @dataclass(frozen=True)
 class Capabilities:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import hydra
 from hydra import compose, initialize_config_module
+from hydra.conf import HydraConf
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -33,6 +33,7 @@ from autocompress.errors import AutocompressError, ConfigError, UnknownComponent
 from autocompress.loop import Goal, SearchSettings
 from autocompress.masking import mask_files, masked_values
 from autocompress.models import ModelSettings
+from autocompress.nearest import nearest
 from autocompress.record import Objective
 from autocompress.registry import KINDS, Registry
 from autocompress.settings import Settings
@@ -123,6 +124,8 @@ SCHEMAS = {
 def register(registry: Registry) -> None:
     """Make schemas, components and plugins' config folders known to Hydra."""
     store = ConfigStore.instance()
+    # Hydra copies its sources for each group that it lists, and all that is stored with them: seconds for help and completion.
+    ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
     for name, schema in SCHEMAS.items():
         store.store(name=name, node=schema)
     for (kind, name), registered in registry.components.items():
@@ -170,6 +173,7 @@ class Job:
     """One invocation of the command line, free of Hydra.
 
     Attributes:
+        label: what sets a job of a sweep apart from the others; empty: it is the only one.
         loss: address of a function of (outputs, targets).
         policy, artifact: the file that `apply` or `evaluate` was given.
     """
@@ -180,6 +184,7 @@ class Job:
     loss: str = CROSS_ENTROPY
     policy: Path | None = None
     artifact: Path | None = None
+    label: str = ""
 
 
 def hydra_main(verb: str, run: Callable[[Job], None], registry: Registry) -> None:
@@ -195,7 +200,7 @@ def hydra_main(verb: str, run: Callable[[Job], None], registry: Registry) -> Non
         if hydra_config.output_subdir is not None:
             mask_files(Path(hydra_config.runtime.output_dir, hydra_config.output_subdir))
         try:
-            run(job_from(config, registry))
+            run(replace(job_from(config, registry), label=_label(hydra_config)))
         except AutocompressError as error:
             if hydra_config.mode == RunMode.MULTIRUN:
                 raise  # a launcher's process of its own; Hydra hands it on when all jobs have run
@@ -206,12 +211,17 @@ def hydra_main(verb: str, run: Callable[[Job], None], registry: Registry) -> Non
         raise errors[0]
 
 
+def _label(config: HydraConf) -> str:
+    """A sweep's job by its number and its own settings."""
+    return f"#{config.job.num} {config.job.override_dirname}" if config.mode == RunMode.MULTIRUN else ""
+
+
 def job_from(config: DictConfig, registry: Registry, folder: Path | None = None) -> Job:
     """The job that a composed configuration describes; its folder is Hydra's unless one is given."""
     settings = search_settings(config, registry, folder or Path(HydraConfig.get().runtime.output_dir))
     schema = cast(JobSchema, OmegaConf.to_object(config))
     paths = {name: Path(getattr(schema, name)) for name in ("policy", "artifact") if hasattr(schema, name)}
-    return Job(settings, schema.model, schema.data, schema.loss, **paths)
+    return Job(settings, schema.model, schema.data, schema.loss, paths.get("policy"), paths.get("artifact"))
 
 
 def search_settings(config: DictConfig, registry: Registry, folder: Path) -> Settings:
@@ -221,6 +231,7 @@ def search_settings(config: DictConfig, registry: Registry, folder: Path) -> Set
         ConfigError: a mandatory value is open, or a value is not allowed; all open keys are named together.
     """
     _require_values(config)
+    _refuse_unknown(config, registry)
     schema = cast(BaseSchema, OmegaConf.to_object(config))
     if schema.objective not in get_args(Objective):
         raise ConfigError(f"objective='{schema.objective}': expected one of {', '.join(get_args(Objective))}")
@@ -243,6 +254,21 @@ def _require_values(config: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"no value for {', '.join(missing)}: set it on the command line, for example {missing[0]}=VALUE")
+
+
+def _refuse_unknown(config: DictConfig, registry: Registry) -> None:
+    """Hydra's `+key=value` adds what nothing would read."""
+    schema = OmegaConf.structured(OmegaConf.get_type(config))
+    known = set(_keys(schema))
+    free = tuple(f"{key}." for key in known if _is_free(OmegaConf.select(schema, key)))
+    unknown = [key for key in _keys(config) if key not in known and not key.startswith(free)]
+    if unknown:
+        raise ConfigError(_unknown_key(unknown[0], registry))
+
+
+def _is_free(node: Any) -> bool:
+    """Whether it is a mapping with any keys, such as components and arguments of the user's functions."""
+    return isinstance(node, DictConfig) and OmegaConf.get_type(node) is dict
 
 
 def _components(schema: BaseSchema, registry: Registry) -> Components:
@@ -278,7 +304,7 @@ def _one(schema: BaseSchema, kind: str, registry: Registry) -> Any:
     found = _several(schema, kind, registry)
     if len(found) != 1:
         raise ConfigError(
-            f"{kind}: expected exactly one, found {', '.join(found) or 'none'}; available: {registry.names(kind)}"
+            f"{kind}: expected exactly one, found {', '.join(found) or 'none'}; available: {', '.join(registry.names(kind))}"
         )
     return next(iter(found.values()))
 
@@ -286,23 +312,70 @@ def _one(schema: BaseSchema, kind: str, registry: Registry) -> Any:
 def explain(error: Exception, registry: Registry) -> str:
     """Hydra's and OmegaConf's errors in one line."""
     text = " ".join(f"{error} {error.__cause__ or ''}".split()).split(" Config search path:")[0]
-    option = re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", text)
-    if option and option[1] in KINDS:
-        return str(UnknownComponentError(option[1], option[2], registry.names(option[1])))
-    key = re.search(r"Could not override '([^']+)'", text)
+    option = re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]+)'(?: Available options in '[^']*': (.*))?", text)
+    if option:
+        return _unknown_option(option[1], option[2], (option[3] or "").split(), registry)
+    key = re.search(r"Could not override '([^'@]+)", text)
     if key:
-        return _unknown_key(key[1])
-    return re.sub(r" (full_key|reference_type|object_type)[:=]", r"; \1: ", text)
+        return _unknown_key(key[1], registry)
+    unread = re.search(
+        r"^Error parsing override '(.*?)' missing EQUAL|^(?:Error parsing override )?(.*) See https://hydra", text
+    )
+    if unread:
+        return _unread(unread[1] or "", unread[2] or "")
+    wrong = re.search(r"^Error merging override (\S+) (.*?)( value: .*)? full_key: ", text)
+    return _wrong_value(wrong[1], wrong[2]) if wrong else text
 
 
-def _unknown_key(key: str) -> str:
+def _unread(word: str, problem: str) -> str:
+    """What to write instead of an argument that is no override."""
+    if word:
+        return f"'{word}' is no option; expected KEY=VALUE, or +experiment={word} for a packaged experiment of that name"
+    return (
+        f"an argument cannot be read: {problem}; close brackets and quotes, and quote the argument for the shell: 'KEY=[A,B]'"
+    )
+
+
+def _wrong_value(override: str, problem: str) -> str:
+    """What is wrong with a value, beside the override as it was written."""
+    key = override.partition("=")[0]
+    inner = [name for name in _keys(OmegaConf.structured(JobSchema)) if name.startswith(f"{key}.")]
+    return f"{override}: {key} has options of its own: {', '.join(inner)}" if inner else f"{override}: {problem}"
+
+
+def _unknown_option(group: str, name: str, known: Sequence[str], registry: Registry) -> str:
+    """What to write instead of an option that a group does not have."""
+    if group in KINDS:
+        return str(UnknownComponentError(group, name, registry.names(group)))
+    return f"{group} '{name}' is not there; available: {', '.join(known) or 'none'}{nearest(name, known)}"
+
+
+def _unknown_key(key: str, registry: Registry) -> str:
     """What to write instead of a key that does not exist."""
-    known = list(_keys(OmegaConf.structured(JobSchema)))
-    parent = key.rpartition(".")[0]
-    beside = [name for name in known if name.rpartition(".")[0] == parent]
-    close = get_close_matches(key, known, n=1)
-    guess = f"; did you mean '{close[0]}'?" if close else f"; keys beside it: {', '.join(beside)}" if beside else ""
+    groups = _optional_groups()
+    if key in groups:
+        return f"{key} has no default to override: write +{key}=NAME"
+    known = [*_keys(OmegaConf.structured(JobSchema)), *_component_keys(registry)]
+    if key in known:
+        kind, name = key.split(".")[:2]
+        return f"{key} is an option of {kind} '{name}', which is not in use: choose it with {kind}={name}"
+    meant = nearest(key, [*known, *(f"+{group}" for group in groups)])
+    beside = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
+    guess = meant or (f"; keys beside it: {', '.join(beside)}" if beside else "")
     return f"unknown config key '{key}'{guess} (all keys: autocompress search --cfg job)"
+
+
+def _optional_groups() -> list[str]:
+    """Groups of the packaged configuration that are no keys themselves."""
+    known = {entry.name for entry in fields(JobSchema)}
+    folders = [folder.name for folder in files(CONFIG_MODULE).iterdir() if folder.is_dir()]
+    return sorted(name for name in folders if name not in known and not name.startswith("_"))
+
+
+def _component_keys(registry: Registry) -> Iterator[str]:
+    """Every field of every component."""
+    for (kind, name), registered in registry.components.items():
+        yield from (f"{kind}.{name}.{entry.name}" for entry in fields(cast(Any, registered.component)))
 
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -1,13 +1,15 @@
 """Every error that is explained to the user: one root, each refining a builtin.
 
-The command line prints these as one line and exits with status 2; any other exception keeps its traceback.
+The command line prints these as one line, with exit status 2 for what was given (ValueError, LookupError), else 1; any other
+exception keeps its traceback.
 A message says who, where, what was given, what was expected and what to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+
+from autocompress.nearest import closest
 
 
 class AutocompressError(Exception):
@@ -23,8 +25,8 @@ class UnknownComponentError(AutocompressError, KeyError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, tuple(sorted(known))
-        close = get_close_matches(name, self.known, n=1)
-        guess = f" Did you mean '{close[0]}'?" if close else ""
+        close = closest(name, self.known)
+        guess = f" Did you mean '{close}'?" if close else ""
         super().__init__(f"{kind} '{name}' is not registered; available: {', '.join(self.known) or 'none'}.{guess}")
 
     def __str__(self) -> str:

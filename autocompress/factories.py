@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from autocompress.errors import ConfigError
+from autocompress.nearest import nearest
 
 
 def call_factory(setting: str, written: str, arguments: Mapping[str, Any]) -> Any:
@@ -44,7 +44,7 @@ def load_function(setting: str, written: str) -> Callable[..., Any]:
         raise ConfigError(f"{setting}: cannot import '{module_name}' of '{written}': {error}; is it installed?") from None
     factory = getattr(module, name, None)
     if not callable(factory):
-        raise ConfigError(f"{setting}: module '{module_name}' has no function '{name}'{_guess(name, dir(module))}")
+        raise ConfigError(f"{setting}: module '{module_name}' has no function '{name}'{nearest(name, dir(module))}")
     return factory  # type: ignore[no-any-return]  # callable() cannot tell a signature
 
 
@@ -61,8 +61,3 @@ def _check_arguments(setting: str, written: str, factory: Callable[..., Any], ar
         raise ConfigError(
             f"{setting}: {written} cannot take kwargs {dict(arguments)}: {error}; it accepts: {accepted}"
         ) from None
-
-
-def _guess(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,17 +1,24 @@
-"""What a person sees while a search runs: one line, rewritten on a terminal, plain lines elsewhere."""
+"""What a person sees while a search runs: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Protocol, TextIO
 
+from autocompress.activity import Activity, Stage, Step, Trials
 from autocompress.budget import Measurement
 from autocompress.pace import Pace
 from autocompress.quality import Quality
 from autocompress.record import TrialRecord
+
+NOTHING_FITS = "nothing within the budget yet"
+
+ESTIMATE_AFTER = 3
+"""Trials that are measured before the time of all is told."""
 
 
 def describe(measurement: Measurement, quality: Quality) -> str:
@@ -43,27 +50,138 @@ def describe_policy(record: TrialRecord) -> str:
     return " ".join(part for part in parts if part)
 
 
-ESTIMATE_AFTER = 3
-"""Trials that are measured before the time of all is told."""
+def outcome(record: TrialRecord, quality: Quality) -> str:
+    """A trial in a few words: its policy, then its figures or where it ended."""
+    ended = describe(record.measurement, quality) if record.state == "complete" else f"{record.state} at {record.gate}"
+    return f"{describe_policy(record)}: {ended}"
+
+
+class Display(Protocol):
+    """Where progress is shown. It reads the activity; these methods say that there is something new."""
+
+    def open(self) -> None:
+        """Something begins that takes time."""
+
+    def close(self) -> None:
+        """It is over, or the user ended it: leave what stays, and nothing else."""
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+
+    def stage(self, stage: Stage) -> None:
+        """A stage is over."""
+
+    def trial(self) -> None:
+        """A trial is over."""
+
+    def step(self, line: str | None) -> None:
+        """A long stage has come further; the line tells it where nothing is redrawn, None: not worth one."""
+
+
+class Nothing:
+    """Shows nothing."""
+
+    def open(self) -> None:
+        """As all the others."""
+
+    close = trial = open
+
+    def line(self, text: str) -> None:
+        """As all the others."""
+
+    def stage(self, stage: Stage) -> None:
+        """As all the others."""
+
+    def step(self, line: str | None) -> None:
+        """As all the others."""
+
+
+class Lines(Nothing):
+    """Plain lines, for files, pipes, and terminals that cannot redraw or are shared with other processes.
+
+    Args:
+        label: begins each line, where several jobs write.
+    """
+
+    def __init__(self, stream: TextIO, activity: Activity, label: str = "") -> None:
+        self._stream, self._activity, self._label = stream, activity, label
+
+    def line(self, text: str) -> None:
+        """In one piece, so that lines of several processes do not mix."""
+        self._stream.write(f"{self._label}: {text}\n" if self._label else f"{text}\n")
+        self._stream.flush()
+
+    def stage(self, stage: Stage) -> None:
+        """How long it took."""
+        self.line(f"{stage.name}: {stage.seconds:.1f} s")
+
+    def trial(self) -> None:
+        """Everything in one line."""
+        trials, record = self._activity.trials, self._activity.trials.last
+        assert record is not None
+        best, seconds = trials.best, trials.seconds_left
+        leader = f"best t{best.number:04d}: {describe(best.measurement, trials.quality)}" if best else NOTHING_FITS
+        left = f" | {seconds / 60:.1f} min left" if seconds is not None else ""
+        self.line(f"[{trials.done}/{trials.total}] t{record.number:04d} {outcome(record, trials.quality)} | {leader}{left}")
+
+    def step(self, line: str | None) -> None:
+        """A line where it is worth one."""
+        if line is not None:
+            self.line(line)
+
+
+def _display(stream: TextIO, activity: Activity, label: str) -> Display:
+    if not can_redraw(stream):
+        return Lines(stream, activity, label)
+    from autocompress.screen import Screen
+
+    return Screen(stream, activity, label)
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Whether it is a terminal that moves its cursor, and no other process of a sweep writes to it."""
+    alone = multiprocessing.current_process().name == "MainProcess"
+    return alone and stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 class Progress:
-    """Prints stages and trials with the best so far and the time left."""
+    """Shows stages and trials with the best so far and the time left.
 
-    def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
-        self._stream = stream or sys.stderr
-        self._quiet = quiet
-        self._pace = Pace(None)
-        self._quality = Quality()
-        self._kept_seconds = 0.0
+    While a stage runs, or within `with progress`, a terminal has a display at its bottom, which goes at the end.
+
+    Args:
+        stream: standard error by default.
+        label: names the job, where there are several.
+    """
+
+    def __init__(self, stream: TextIO | None = None, quiet: bool = False, label: str = "") -> None:
+        self._activity = Activity()
+        self._display = Nothing() if quiet else _display(stream or sys.stderr, self._activity, label)
+        self._users = 0
+
+    def __enter__(self) -> Progress:
+        if self._users == 0:
+            self._display.open()
+        self._users += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._users -= 1
+        if self._users == 0:
+            self._display.close()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Announce a stage, and say how long it took."""
-        start = time.monotonic()
-        self._transient(f"{name} ...")
-        yield
-        self._line(f"{name}: {time.monotonic() - start:.1f} s")
+        """Show a stage, and say how long it took."""
+        stage, stages = Stage(name), self._activity.stages
+        stages.append(stage)
+        with self:
+            try:
+                yield
+                self._display.stage(stage)
+            finally:
+                stages.remove(stage)
+                self._activity.step = None
 
     def begin_trials(self, quality: Quality, timeout: float | None = None, kept_seconds: float = 0.0) -> None:
         """Start the clock of the trials, whose accuracies are values of this metric.
@@ -72,57 +190,44 @@ class Progress:
             timeout: seconds for the trials and what follows them; None: no limit.
             kept_seconds: at most so many of them, or after the trials, are for recoveries.
         """
-        self._pace, self._quality = Pace(None if timeout is None else timeout - kept_seconds), quality
-        self._kept_seconds = kept_seconds
+        pace = Pace(None if timeout is None else timeout - kept_seconds)
+        self._activity.trials = Trials(quality, pace, kept_seconds)
 
     def trial(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:
         """One finished trial, the study's `done`-th of `total`."""
-        self._pace.trial(record.is_measured)
-        outcome = self._described(record) if record.state == "complete" else f"{record.state} at {record.gate}"
-        outcome = f"{describe_policy(record)}: {outcome}"
-        leader = f"best t{best.number:04d}: {self._described(best)}" if best else "nothing within the budget yet"
-        seconds = self._pace.seconds(total - done)
-        left = f" | {seconds / 60:.1f} min left" if seconds is not None else ""
-        self._line(f"[{done}/{total}] t{record.number:04d} {outcome} | {leader}{left}")
-        if record.is_measured and self._pace.measured == ESTIMATE_AFTER:
-            self._estimate(total - done)
+        trials = self._activity.trials
+        trials.finished(record, done, total, best)
+        self._display.trial()
+        if record.is_measured and trials.pace.measured == ESTIMATE_AFTER:
+            self._estimate(trials)
 
-    def _estimate(self, wanted: int) -> None:
-        seconds, trials = self._pace.seconds(wanted), self._pace.trials(wanted)
-        if seconds and trials:
-            recovery = f", then at most {self._kept_seconds / 60:.1f} for recoveries" if self._kept_seconds else ""
-            self._line(f"about {seconds / 60:.1f} minutes for {trials} more trials{recovery}")
-
-    def _described(self, record: TrialRecord) -> str:
-        return describe(record.measurement, self._quality)
+    def _estimate(self, trials: Trials) -> None:
+        seconds, count = trials.seconds_left, trials.pace.trials(trials.total - trials.done)
+        if seconds and count:
+            kept = trials.kept_seconds
+            recovery = f", then at most {kept / 60:.1f} for recoveries" if kept else ""
+            self._display.line(f"about {seconds / 60:.1f} minutes for {count} more trials{recovery}")
 
     def epoch(self, epoch: int, epochs: int, loss: float) -> None:
         """One epoch of training."""
-        self._line(f"training: epoch {epoch}/{epochs}, loss {loss:.3f}")
+        remark = f"epoch {epoch}/{epochs}, loss {loss:.3f}"
+        self._step(Step("training", epoch / epochs, remark), f"training: {remark}")
 
     def training(self, what: str, epoch: int, epochs: int, loss: float, held_out: float, done: float) -> None:
         """One epoch of a training with a time limit; `done` is the share of it that is over."""
-        bar = "#" * round(20 * done)
-        self._line(f"{what} [{bar:<20}] epoch {epoch}/{epochs}, loss {loss:.4f}, best held-out loss {held_out:.4f}")
+        remark = f"epoch {epoch}/{epochs}, loss {loss:.4f}, best held-out loss {held_out:.4f}"
+        self._step(Step(what, done, remark), f"{what} [{'#' * round(20 * done):<20}] {remark}")
 
     def step(self, what: str, done: int, total: int, seconds: float) -> None:
         """Where a long stage is, `done` steps of which took so many seconds; a log has a line for each tenth."""
         left = f", {seconds / done * (total - done) / 60:.1f} min left" if done else ""
-        if self._stream.isatty():
-            self._transient(f"{what}: {done}/{total}{left}")
-        elif done and 10 * done // total > 10 * (done - 1) // total:
-            self._line(f"{what}: {done}/{total}{left}")
+        tenth = done and 10 * done // total > 10 * (done - 1) // total
+        self._step(Step(what, done / total, f"{done}/{total}{left}"), f"{what}: {done}/{total}{left}" if tenth else None)
+
+    def _step(self, step: Step, line: str | None) -> None:
+        self._activity.step = step
+        self._display.step(line)
 
     def note(self, text: str) -> None:
         """A line of its own."""
-        self._line(text)
-
-    def _transient(self, text: str) -> None:
-        if self._stream.isatty() and not self._quiet:
-            self._stream.write(f"\r\x1b[2K{text}")
-            self._stream.flush()
-
-    def _line(self, text: str) -> None:
-        if not self._quiet:
-            self._stream.write(f"\r\x1b[2K{text}\n" if self._stream.isatty() else f"{text}\n")
-            self._stream.flush()
+        self._display.line(text)

@@ -74,6 +74,7 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
     """The stages of a search, in order."""
     start = time.monotonic()
     with ExitStack() as stack:
+        stack.enter_context(progress)
         notify = stack.enter_context(Notifier(registry.manager, tuple(settings.components.trackers)))
         workspace = stack.enter_context(open_workspace(task, settings, progress))
         bench, (problem, check) = workspace.bench, _problem(workspace, settings, progress)
@@ -112,6 +113,7 @@ def work(task: Task, settings: Settings, progress: Progress) -> str:
     if settings.study.storage is None:
         raise ConfigError("study.storage=null: a worker needs the PostgreSQL database that the search uses")
     with ExitStack() as stack:
+        stack.enter_context(progress)
         scratch = stack.enter_context(TemporaryDirectory(prefix="autocompress-"))
         settings = dataclasses.replace(settings, own_folder=Path(scratch))
         workspace = stack.enter_context(open_workspace(task, settings, progress))

@@ -78,19 +78,21 @@ def build_task(job: Job, settings: Settings, progress: Progress) -> Task:
 
 
 def _search(job: Job, settings: Settings, registry: Registry) -> None:
-    progress = Progress()
+    progress = Progress(label=job.label)
     result = run(build_task(job, settings, progress), settings, registry, progress)
     _say(table(result))
     _say(f"file: {result.best.artifact.path}\nmore: {result.folder / 'result.json'}")
+    if result.status == "interrupted":
+        raise KeyboardInterrupt  # told to the shell, and to a sweep, which ends
 
 
 def _worker(job: Job, settings: Settings, registry: Registry) -> None:
-    progress = Progress()
+    progress = Progress(label=job.label)
     _say(work(build_task(job, settings, progress), settings, progress))
 
 
 def _sensitivity(job: Job, settings: Settings, registry: Registry) -> None:
-    progress = Progress()
+    progress = Progress(label=job.label)
     with open_workspace(build_task(job, settings, progress), settings, progress) as workspace, progress.stage("sensitivity"):
         found = measure_sensitivity(workspace, settings.sensitivity, progress, settings.goal.budget.accuracy_drop)
     write_sensitivity(found, settings.folder)
@@ -100,7 +102,7 @@ def _sensitivity(job: Job, settings: Settings, registry: Registry) -> None:
 
 
 def _probe(job: Job, settings: Settings, registry: Registry) -> None:
-    progress, file = Progress(), settings.folder / "probe.json"
+    progress, file = Progress(label=job.label), settings.folder / "probe.json"
     with open_device(settings.components.target, torch.get_num_threads()) as device:
         probe = CapabilityProbe.of(settings, device, progress)
         with progress.stage("capability probe"):
@@ -115,7 +117,7 @@ def _apply(job: Job, settings: Settings, registry: Registry) -> None:
     state = job.policy.parent / "state.safetensors"
     if not state.is_file() or sha256_of(state) != saved.state_sha256:
         raise PolicyError(f"state {state}: missing, or not the one that {job.policy} was saved with; keep both files together")
-    progress = Progress()
+    progress = Progress(label=job.label)
     task = build_task(job, settings, progress)
     with progress.stage("export"):
         task, graph = prepare(task, settings.components, settings.folder / "fp32.onnx")
@@ -143,7 +145,7 @@ def _evaluate(job: Job, settings: Settings, registry: Registry) -> None:
     assert job.artifact is not None
     if not job.artifact.is_file():
         raise ConfigError(f"artifact={job.artifact}: no such file; expected an ONNX file")
-    progress = Progress()
+    progress = Progress(label=job.label)
     task = build_task(job, settings, progress)
     with progress.stage("export"):
         task, graph = prepare(task, settings.components, settings.folder / "fp32.onnx")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import onnx
 import pytest
 from command import SMALL, command, environment, run
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from autocompress.artifact import sha256_of
-from autocompress.cli import main
+from autocompress.cli import JOBS, VERBS, main
 
 
 @dataclass(frozen=True)
@@ -115,14 +118,57 @@ def test_plugins_lists_components_with_distribution_and_problems(call: Call, tmp
 def test_help_lists_groups_and_their_options(call: Call) -> None:
     done = call("search", "--help")
     assert done.returncode == 0
+    places = [done.stdout.index(f"\n{part}") for part in ("examples\n  autocompress search +", "groups (", "options (")]
+    assert places == sorted(places)
     assert "quantizer: estimated, gptq, int4, int8, mean_rounding" in done.stdout
     assert "experiment: cifar10_efficientnet_lite0, cifar10_resnet20, digits," in done.stdout
 
 
-def test_no_arguments_show_the_verbs(call: Call) -> None:
-    done = call()
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",)])
+def test_the_overview_shows_examples_and_every_verb(call: Call, arguments: tuple[str, ...]) -> None:
+    done = call(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"\n  {verb} " in done.stdout for verb in VERBS)
+    assert done.stdout.index("autocompress search +experiment=digits") < done.stdout.index("\n  worker ")
+
+
+def test_help_of_a_verb(call: Call) -> None:
+    done = call("help", "doctor")
     assert done.returncode == 0
-    assert all(verb in done.stdout for verb in ("search", "sensitivity", "probe", "apply", "evaluate", "plugins", "sync"))
+    assert "examples:\n  autocompress doctor" in done.stdout
+
+
+@pytest.mark.parametrize("verb", JOBS)
+def test_every_verb_has_examples(verb: str) -> None:
+    """What the test of `search` shows on the screen, in the files of the others."""
+    config = OmegaConf.load(Path(str(files("autocompress.conf") / f"{verb}.yaml")))
+    assert f"\nexamples\n  autocompress {verb}" in config.hydra.help.header
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["serach"], ["-sc", "install=bash"]])
+def test_what_needs_no_torch_does_not_load_it(arguments: list[str]) -> None:
+    script = (
+        "import sys\nfrom autocompress.cli import main\n"
+        f"sys.argv = ['autocompress', *{arguments!r}]\n"
+        "try:\n    main()\nfinally:\n    assert not {'torch', 'onnx', 'optuna', 'mlflow', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "Error" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake() -> None:
+    line = f"set -o pipefail; {sys.executable} -m autocompress plugins | head -1"
+    done = subprocess.run(["bash", "-c", line], env=environment(), capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode in (0, 141), "141 where the reader is gone before all is written"
+
+
+def test_an_answer_that_does_not_fit_the_budget_is_an_answer(tmp_path: Path) -> None:
+    limits = ("budget.size_ratio=0.001", "objective=size", "search.trials=1", "tracking=[]", "hydra.run.dir=out")
+    done = run(tmp_path, "search", *SMALL, *limits)
+    assert done.returncode == 0, done.stderr
+    assert "status: infeasible" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
 
 
 def test_cfg_job_prints_the_composed_settings(call: Call) -> None:
@@ -148,6 +194,9 @@ def test_multirun_in_processes_of_joblib(tmp_path: Path) -> None:
     done = run(tmp_path, "search", "-m", *SMALL, *sweep, *joblib, "objective=nonsense,size")
     assert done.returncode == 2, done.stderr
     assert "\nautocompress: objective='nonsense': expected one of" in done.stderr
+    lines = [line for line in done.stderr.splitlines() if "objective=size" in line]
+    assert all(line.startswith("#1 ") for line in lines)
+    assert any(re.match(r"#1 .*objective=size.*: \[1/1\] t0000 ", line) for line in lines), done.stderr
     assert json.loads((tmp_path / "sweep/1/result.json").read_text())["objective"] == "size"
 
 
@@ -176,8 +225,29 @@ def test_completion_can_be_installed(call: Call) -> None:
     [
         (
             ["frobnicate"],
-            "unknown verb 'frobnicate'; expected one of search, worker, sensitivity, probe, apply, evaluate, plugins, sync",
+            "unknown verb 'frobnicate'; expected one of search, worker, sensitivity, probe, apply, evaluate, plugins, sync, doctor",
         ),
+        (["serach"], "; did you mean 'search'?"),
+        (["doctr"], "; did you mean 'doctor'?"),
+        (["search", "+experiment=digit"], "experiment 'digit' is not there; available: cifar10_"),
+        (["search", "+experiment=digit"], "; did you mean 'digits'?"),
+        (["search", "+experimnt=digits"], "unknown config key 'experimnt'; did you mean '+experiment'?"),
+        (["search", "experiment=digits"], "experiment has no default to override: write +experiment=NAME"),
+        (["search", "model=digitsnet"], "; did you mean 'digits_net'?"),
+        (["search", "data=digit"], "; did you mean 'digits'?"),
+        (["search", "quantiser=[int8]"], "unknown config key 'quantiser'; did you mean 'quantizer'?"),
+        (["search", "quantizer.int8.bit=3"], "unknown config key 'quantizer.int8.bit'; did you mean 'quantizer.int8.bits'?"),
+        (
+            ["search", "+budget.acuracy_drop=1"],
+            "unknown config key 'budget.acuracy_drop'; did you mean 'budget.accuracy_drop'?",
+        ),
+        (["search", "digits"], "'digits' is no option; expected KEY=VALUE"),
+        (["search", "quantizer=[int8"], "an argument cannot be read: no viable alternative at input '[int8'; close brackets"),
+        (["search", "quantizer.gptq.bits=[3]"], "which is not in use: choose it with quantizer=gptq"),
+        (["search", "budget=3"], "budget=3: budget has options of its own: budget.size_bytes, budget.size_ratio, "),
+        (["search", "search.trials=abc"], "search.trials=abc: Value 'abc' of type 'str' could not be converted to Integer"),
+        (["search", "metric=acc"], "Did you mean 'accuracy'?"),
+        (["-sc", "install=bsh"], "did you mean 'bash'?"),
         (
             ["search", "quantizer=[int9]"],
             "quantizer 'int9' is not registered; available: estimated, gptq, int4, int8, mean_rounding. Did you mean 'int8'?",
@@ -201,7 +271,7 @@ def test_a_mistake_is_one_line_and_status_2(call: Call, arguments: list[str], wo
 def test_a_file_that_is_no_model_is_one_line(searched: Path) -> None:
     (searched / "broken.onnx").write_bytes(b"not a model")
     done = run(searched, "evaluate", *SMALL, "artifact=broken.onnx", "hydra.run.dir=broken")
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert "Traceback" not in done.stderr
 
 

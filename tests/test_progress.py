@@ -1,4 +1,4 @@
-"""Plain lines where nobody can rewrite one, a line that is rewritten on a terminal."""
+"""Plain lines where nobody can redraw; for terminals see test_screen.py."""
 
 from __future__ import annotations
 
@@ -54,11 +54,19 @@ def test_lines_are_plain_when_it_is_no_terminal() -> None:
     assert stream.getvalue() == "export: 0.0 s\na remark\n"
 
 
-def test_a_stage_is_announced_and_rewritten_on_a_terminal() -> None:
-    stream = Terminal()
-    with Progress(stream).stage("export"):
-        assert stream.getvalue() == "\r\x1b[2Kexport ..."
-    assert stream.getvalue() == "\r\x1b[2Kexport ...\r\x1b[2Kexport: 0.0 s\n"
+def test_lines_of_several_jobs_say_whose_they_are() -> None:
+    stream = io.StringIO()
+    Progress(stream, label="#1 objective=size").note("a remark")
+    assert stream.getvalue() == "#1 objective=size: a remark\n"
+
+
+def test_a_long_stage_has_a_line_for_each_tenth() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream)
+    for done in range(40):
+        progress.step("probing", done, 40, 60.0 * done)
+    assert stream.getvalue().splitlines()[:2] == ["probing: 4/40, 36.0 min left", "probing: 8/40, 32.0 min left"]
+    assert len(stream.getvalue().splitlines()) == 9
 
 
 def test_trials_with_the_best_so_far() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from autocompress import Tracker, TrialRecord, hookimpl
 from autocompress.errors import StorageError
+from autocompress_plugins.mlflow_tracker.reach import reached
 from autocompress_plugins.mlflow_tracker.server import Outage, answers, impatience, is_away
 from autocompress_plugins.mlflow_tracker.store import open_store, without_password
 from autocompress_plugins.mlflow_tracker.tree import RunTree, open_tree
@@ -98,6 +99,10 @@ class MlflowTracker(Tracker):
             return None
         self._outage.end()
         return self._tree
+
+    def reach(self, folder: Path) -> str:
+        """The server, if it answers, or the database, if it can be written."""
+        return reached(Path(self.root) if self.root else folder.parent / "mlflow", self.uri)
 
     def _opened(self) -> RunTree:
         """The tree with all that was told so far."""
