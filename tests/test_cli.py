@@ -225,7 +225,7 @@ def test_completion_can_be_installed(call: Call) -> None:
     [
         (
             ["frobnicate"],
-            "unknown verb 'frobnicate'; expected one of search, worker, sensitivity, probe, apply, evaluate, plugins, sync, doctor",
+            f"unknown verb 'frobnicate'; expected one of {', '.join(VERBS)}",
         ),
         (["serach"], "; did you mean 'search'?"),
         (["doctr"], "; did you mean 'doctor'?"),
