@@ -42,6 +42,7 @@ RUN = ("README", "tutorial", "own-model", "budget", "sensitivity", "mlflow", "tr
 """Pages whose blocks run. Of the others commands must name settings that exist, and Python must compile."""
 
 NOT_RUN = {
+    "changes your shell's settings": "the reader's own files are left alone",
     "needs a package index": "tests/packaging installs the wheel and the editable sources without one",
     "starts a server": "tests/test_cli.py starts the one of MLflow",
     "needs another machine": "tests/plugins/test_ssh.py runs a server of its own",
