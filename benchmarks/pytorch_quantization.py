@@ -1,4 +1,4 @@
-"""PyTorch's own INT8 beside ours: `python -m benchmarks.pytorch_quantization`.
+"""PyTorch's own INT8 beside ours: `python -m benchmarks.pytorch_quantization [OVERRIDES]`.
 
 ResNet-20 on CIFAR-10, one thread, batch 1. PyTorch's two ways of post-training quantization, with their defaults and the
 calibration examples of our search: `torch.ao.quantization` by FX graph (deprecated, run in eager PyTorch), and PT2E of torchao
@@ -98,6 +98,7 @@ def contenders(bench: Workbench) -> list[Contender]:
     fx, pt2e = by_fx(model, calibration), by_pt2e(model, calibration)
     file = int8_file(bench)
     weights, exported = "torch.save of the state_dict", "torch.export.save"
+    sys.stdout.write("converted; compiled on first use\n")
     return [
         Contender("FP32, ONNX Runtime", session(bench, bench.graph.path), len(bench.graph.data), "ONNX file"),
         Contender("FP32, eager PyTorch", in_torch(model), state_bytes(model), weights),
@@ -139,10 +140,10 @@ def state_bytes(module: nn.Module) -> int:
 
 
 def exported_bytes(module: nn.Module, calibration: Tensor) -> int:
-    """Of the exported program with its weights, which is what a target would compile."""
+    """Of the exported program with its weights, which is what a target would compile; its sample input is one example."""
     buffer = io.BytesIO()
-    torch.export.save(torch.export.export(module, (calibration[:1],)), buffer)
-    return buffer.tell()
+    torch.export.save(torch.export.export(module, (calibration[:1].clone(),)), buffer)
+    return buffer.getbuffer().nbytes
 
 
 def outputs(contender: Contender, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -172,11 +173,13 @@ def compared(bench: Workbench) -> list[dict[str, Any]]:
 
 def main() -> None:
     """The table."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="of the configuration, for example data.report_size=3000")
+    overrides = parser.parse_args().overrides
     warnings.simplefilter("ignore")  # deprecations of PyTorch's own, on every call
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    with workbench("+experiment=cifar10_resnet20") as bench:
+    with workbench("+experiment=cifar10_resnet20", *overrides) as bench:
         rows = compared(bench)
     for row in rows:
         sys.stdout.write(f"{json.dumps(row)}\n")

@@ -18,7 +18,14 @@ import torch
 from autocompress.record import SearchResult
 from benchmarks.workbench import publish, search_result
 
-DIGITS = ("+experiment=digits", "objective=accuracy", "budget.accuracy_drop=null", "budget.size_ratio=0.16", "search.trials=15")
+DIGITS = (
+    "+experiment=digits",
+    "objective=accuracy",
+    "budget.accuracy_drop=null",
+    "budget.size_ratio=0.16",
+    "search.trials=15",
+    "search.finalists=1",
+)
 
 
 def row_of(overrides: Sequence[str], seed: int) -> dict[str, Any]:
@@ -50,10 +57,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [row_of(arguments.overrides, seed) for seed in range(arguments.seeds)]
-    for row in rows:
-        sys.stdout.write(f"{json.dumps(row)}\n")
-    publish("selection_gap", {"overrides": list(arguments.overrides), "searches": rows})
+    rows: list[dict[str, Any]] = []
+    for seed in range(arguments.seeds):
+        rows.append(row_of(arguments.overrides, seed))
+        sys.stdout.write(f"{json.dumps(rows[-1])}\n")
+        publish("selection_gap", {"overrides": list(arguments.overrides), "searches": rows})
 
 
 if __name__ == "__main__":
