@@ -17,7 +17,7 @@ DEFAULT_VERB = "search"
 JOBS = ("search", "worker", "sensitivity", "probe", "apply", "evaluate")
 """Verbs whose arguments Hydra reads."""
 
-COMMANDS = {"plugins": "autocompress.plugin_list"}
+COMMANDS = {"report": "autocompress.report_html", "plugins": "autocompress.plugin_list"}
 """Verbs with plain arguments: the module whose `main` takes them and returns the exit status."""
 
 VERBS = (*JOBS, *COMMANDS)
@@ -31,6 +31,7 @@ OVERVIEW = """autocompress: the most accurate model file that fits your budget o
   autocompress probe                        what compressing gains on this device, whatever the model
   autocompress apply policy=PATH            build a file again from a saved policy and its state
   autocompress evaluate artifact=PATH       accuracy, size and latency of any ONNX file
+  autocompress report FOLDER                report.html of a search, finished or not
   autocompress plugins                      components, where they come from, and load errors
 
   autocompress VERB --help                  groups and options; also --cfg job, -m, --config-dir

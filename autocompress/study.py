@@ -73,7 +73,7 @@ class SearchStudy:
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial, oldest first; interrupted ones are not among them."""
-        return _records(self._study)
+        return stored_records(self._study)
 
     def news(self) -> list[TrialRecord]:
         """The finished trials that this has not returned before, oldest first, whichever process ran them."""
@@ -243,7 +243,7 @@ class SearchStudy:
         self._study.set_user_attr(FAMILY, family)
         with self._storage.locked(f"autocompress import {self.name}"):
             known = {record.policy.digest for record in self.records() if record.state != "failed"}
-            sisters = [(sister.study_name, record) for sister in self._sisters(family) for record in _records(sister)]
+            sisters = [(sister.study_name, record) for sister in self._sisters(family) for record in stored_records(sister)]
             judged = [record for record in judged_again(sisters, budget) if record.policy.digest not in known]
             new = [record for record in judged if self._space.offers(record.policy)]
             add_finished(self._study, [self._frozen(record) for record in new])
@@ -272,7 +272,8 @@ class SearchStudy:
         return [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
 
 
-def _records(study: optuna.Study) -> list[TrialRecord]:
+def stored_records(study: optuna.Study) -> list[TrialRecord]:
+    """Every finished trial, oldest first."""
     return [_record(trial) for trial in study.get_trials(deepcopy=False) if _is_finished(trial)]
 
 

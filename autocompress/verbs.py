@@ -81,7 +81,7 @@ def _search(job: Job, settings: Settings, registry: Registry) -> None:
     progress = Progress()
     result = run(build_task(job, settings, progress), settings, registry, progress)
     _say(table(result))
-    _say(f"file: {result.best.artifact.path}\nmore: {result.folder / 'result.json'}")
+    _say(f"file: {result.best.artifact.path}\nreport: {result.folder / 'report.html'}\nmore: {result.folder / 'result.json'}")
 
 
 def _worker(job: Job, settings: Settings, registry: Registry) -> None:
