@@ -20,7 +20,12 @@ DEFAULT_VERB = "search"
 JOBS = ("search", "worker", "sensitivity", "probe", "apply", "evaluate")
 """Verbs whose arguments Hydra reads."""
 
-COMMANDS = {"plugins": "autocompress.plugin_list", "sync": "autocompress.sync", "doctor": "autocompress.doctor"}
+COMMANDS = {
+    "report": "autocompress.report_html",
+    "sync": "autocompress.sync",
+    "plugins": "autocompress.plugin_list",
+    "doctor": "autocompress.doctor",
+}
 """Verbs with plain arguments: the module whose `main` takes them and returns the exit status."""
 
 VERBS = (*JOBS, *COMMANDS)
@@ -49,6 +54,7 @@ files
   evaluate artifact=PATH                    accuracy, size and latency of any ONNX file
 
 around it
+  report FOLDER                             report.html of a search, finished or not
   sync [FOLDER]                             gives trackers that were out of reach what they missed
   plugins                                   components, where they come from, and load errors
   doctor                                    versions, processor, runtime, timing noise, disk: each line OK or what to do

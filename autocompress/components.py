@@ -314,6 +314,14 @@ class Target(Component):
         """Options passed to the session module, JSON values only."""
         return {}
 
+    @property
+    def run_file(self) -> Path:
+        """Path of the script that is delivered beside `model.onnx` as `run.py`; by default one for ONNX Runtime.
+
+        It needs the runtime and numpy only, reads inputs from .npy files and writes each output to one.
+        """
+        return Path(__file__).with_name("run_model.py")
+
     def transport(self) -> Transport:
         """The way to the machine that the runtime runs on; by default it is this one."""
         return LocalTransport()

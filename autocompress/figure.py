@@ -119,3 +119,9 @@ class Figure:
         from autocompress.figure_png import write_png
 
         return write_png(self, path)
+
+
+def shortened(name: str, characters: int = 26) -> str:
+    """Narrow enough for a phone: the ends of a layer's name tell it from others better than its middle."""
+    head = characters // 3
+    return name if len(name) <= characters else f"{name[:head]}…{name[-(characters - head - 1) :]}"

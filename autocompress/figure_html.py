@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 import plotly.io
 
-from autocompress.figure import COLOURS, Bars, Figure, HeatMap, Line, Panel, Points, Role
+from autocompress.figure import COLOURS, Bars, Figure, HeatMap, Line, Panel, Points, Role, shortened
 
 SYMBOLS: dict[Role, str] = {"plain": "circle", "muted": "x-thin-open", "winner": "star", "reference": "diamond"}
 SIZES: dict[Role, int] = {"plain": 8, "muted": 6, "winner": 17, "reference": 12}
@@ -19,14 +19,24 @@ GREY = "#808080"
 
 ROW_PIXELS = 19
 PANEL_PIXELS = 300
+TITLE_PIXELS = 35
 MARGINS_PIXELS = 130
-LABEL_CHARACTERS = 26
+PADDING = 0.07
+"""Share of what an axis spans that stays free at its ends."""
+
+WRITTEN = 1.3
+"""Room for what is written at the end of the longest bar, its own length included."""
+
+LEAST_SPAN = 0.02
+"""Of an axis, as a share of its values."""
 
 
 def to_html(figure: Figure, plotly_js: bool | str, page: bool) -> str:
     """See `Figure.html`."""
     config = {"displaylogo": False, "responsive": True, "displayModeBar": False}
     drawn = drawing(figure)
+    if not page:  # what surrounds it has the title
+        drawn.update_layout(title=None, margin_t=15, height=drawn.layout.height - TITLE_PIXELS)
     height = f"{drawn.layout.height}px"
     return str(plotly.io.to_html(drawn, config=config, include_plotlyjs=plotly_js, full_html=page, default_height=height))
 
@@ -61,6 +71,7 @@ def _layout(figure: Figure, height: int) -> dict[str, Any]:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "hoverlabel": {"align": "left"},
         "legend": {"orientation": "h", "yanchor": "top", "y": -70 / height, "x": 0},
+        "showlegend": any(len([m for m in panel.marks if isinstance(m, Points | Line)]) > 1 for panel in figure.panels),
         "bargap": 0.25,
         "dragmode": False,
     }
@@ -92,7 +103,27 @@ def _columns(panel: Panel) -> dict[str, Any]:
 def _axis(panel: Panel, name: str) -> dict[str, Any]:
     title = {"text": escape(getattr(panel, name)), "font": {"size": 12}, "standoff": 6}
     share = {"tickformat": ".4~%"} if name in panel.percent else {}
-    return {"title": title, "automargin": True, "gridcolor": "rgba(128,128,128,0.25)", "zeroline": False, **share}
+    return {
+        "title": title,
+        "automargin": True,
+        **_range(panel, name),
+        "gridcolor": "rgba(128,128,128,0.25)",
+        "zeroline": False,
+        **share,
+    }
+
+
+def _range(panel: Panel, name: str) -> dict[str, Any]:
+    """A little more than the points need; Plotly's own begins at 0 where all are equal."""
+    longest = max((max(mark.lengths) for mark in panel.marks if isinstance(mark, Bars)), default=0.0)
+    if longest > 0 and name == "x":
+        return {"range": [0, WRITTEN * longest]}
+    values = [value for mark in panel.marks if isinstance(mark, Points | Line) for value in getattr(mark, name)]
+    if not values:
+        return {}
+    low, high = min(values), max(values)
+    rest = max(0.0, LEAST_SPAN * abs(high) - (high - low)) / 2 + PADDING * max(high - low, LEAST_SPAN * abs(high))
+    return {"range": [low - rest, high + rest]}
 
 
 def _trace(mark: Points | Line | Bars | HeatMap, panel: Panel, domain: tuple[float, float]) -> Any:
@@ -113,7 +144,12 @@ def _colour_bar(panel: Panel, domain: tuple[float, float]) -> dict[str, Any]:
 
 def _points(mark: Points, bar: dict[str, Any]) -> Any:
     colour = {"color": mark.values, "colorscale": "Viridis", "colorbar": bar, "showscale": True} if mark.values else {}
-    style = {"color": COLOURS[mark.role], "symbol": SYMBOLS[mark.role], "size": SIZES[mark.role], "line": {"width": 1}}
+    style = {
+        "color": COLOURS[mark.role],
+        "symbol": SYMBOLS[mark.role],
+        "size": SIZES[mark.role],
+        "line": {"width": 1, "color": GREY},
+    }
     return go.Scatter(
         name=escape(mark.name), x=mark.x, y=mark.y, mode="markers", marker=style | colour, **_hover(mark.texts, "%{x}, %{y}")
     )
@@ -127,7 +163,8 @@ def _bars(mark: Bars, bar: dict[str, Any]) -> Any:
         orientation="h",
         marker=colour,
         text=[escape(text) for text in mark.written] or None,
-        textposition="auto",
+        textposition="outside",
+        cliponaxis=False,
         showlegend=False,
         **_hover(mark.texts, "%{y}: %{x}"),
     )
@@ -165,17 +202,9 @@ def _exponent(value: float, low: float, high: float) -> float | None:
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """Unique, and narrow enough for a phone: the ends of a name tell layers apart."""
-    shown = [escape(_shortened(name)) for name in names]
-    return [
-        f"{text}<span style='display:none'>{place}</span>" if shown.count(text) > 1 else text
-        for place, text in enumerate(shown)
-    ]
-
-
-def _shortened(name: str) -> str:
-    head = LABEL_CHARACTERS // 3
-    return name if len(name) <= LABEL_CHARACTERS else f"{name[:head]}…{name[-(LABEL_CHARACTERS - head - 1) :]}"
+    """Unique, since equal ones would share a place."""
+    shown = [escape(shortened(name)) for name in names]
+    return [f"{text} ({place})" if shown.count(text) > 1 else text for place, text in enumerate(shown, 1)]
 
 
 def _hover(texts: Sequence[str], otherwise: str) -> dict[str, Any]:

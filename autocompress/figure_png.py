@@ -15,7 +15,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import PercentFormatter
 
-from autocompress.figure import COLOURS, Bars, Figure, HeatMap, Line, Panel, Points, Role
+from autocompress.figure import COLOURS, Bars, Figure, HeatMap, Line, Panel, Points, Role, shortened
 
 MARKERS: dict[Role, str] = {"plain": "o", "muted": "x", "winner": "*", "reference": "D"}
 AREAS: dict[Role, int] = {"plain": 22, "muted": 14, "winner": 170, "reference": 45}
@@ -24,8 +24,10 @@ WIDTH_INCHES = 8.0
 PANEL_INCHES = 3.4
 ROW_INCHES = 0.17
 LARGEST_INCHES = 60.0
-DPI = 100
+DPI = 120
 SMALLEST = 1e-12
+LONGEST = 80
+"""Characters of an axis's title."""
 
 
 def write_png(figure: Figure, path: Path) -> Path:
@@ -60,7 +62,7 @@ def _draw(canvas: Canvas, axes: Axes, panel: Panel) -> None:
             _bars(canvas, axes, mark, panel)
         else:
             _heat(canvas, axes, mark, panel)
-    axes.set(xlabel=panel.x, ylabel=panel.y)
+    axes.set(xlabel=shortened(panel.x, LONGEST), ylabel=shortened(panel.y, LONGEST))
     if "x" in panel.percent:
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     if "y" in panel.percent:
@@ -85,7 +87,7 @@ def _bars(canvas: Canvas, axes: Axes, mark: Bars, panel: Panel) -> None:
         axes.bar_label(drawn, mark.written, fontsize=7, padding=2)
     if shades is not None:
         _colour_bar(canvas, axes, shades, panel)
-    axes.set_yticks(rows, mark.labels, fontsize=7)
+    axes.set_yticks(rows, [shortened(label) for label in mark.labels], fontsize=7)
     axes.invert_yaxis()
 
 
@@ -99,8 +101,9 @@ def _shades(mark: Bars) -> Any:
 
 
 def _colour_bar(canvas: Canvas, axes: Axes, drawn: Any, panel: Panel) -> None:
-    share = PercentFormatter(1.0) if "colour" in panel.percent else None
-    canvas.colorbar(drawn, ax=axes, label=panel.colour, aspect=40, format=share)
+    logarithmic = any(isinstance(mark, HeatMap) for mark in panel.marks)
+    written = PercentFormatter(1.0) if "colour" in panel.percent else "%.0e" if logarithmic else None
+    canvas.colorbar(drawn, ax=axes, label=shortened(panel.colour, LONGEST), aspect=40, format=written)
 
 
 def _heat(canvas: Canvas, axes: Axes, mark: HeatMap, panel: Panel) -> None:
@@ -109,8 +112,9 @@ def _heat(canvas: Canvas, axes: Axes, mark: HeatMap, panel: Panel) -> None:
     low, high = _limits(values)
     colours = colormaps["viridis"].with_extremes(bad="lightgrey", over="red")
     image = axes.imshow(np.maximum(values, low), norm=LogNorm(low, high), cmap=colours, aspect="auto", interpolation="none")
-    axes.set_yticks(range(len(mark.rows)), mark.rows, fontsize=7)
-    axes.set_xticks(range(len(mark.columns)), mark.columns, fontsize=7, rotation=60, ha="left", rotation_mode="anchor")
+    axes.set_yticks(range(len(mark.rows)), [shortened(row) for row in mark.rows], fontsize=7)
+    names = [shortened(column) for column in mark.columns]
+    axes.set_xticks(range(len(names)), names, fontsize=7, rotation=60, ha="left", rotation_mode="anchor")
     axes.xaxis.tick_top()
     _colour_bar(canvas, axes, image, panel)
 

@@ -20,7 +20,7 @@ from autocompress.progress import Progress
 from autocompress.record import Objective, TrialRecord
 from autocompress.space import SearchSpace
 from autocompress.study import KIND, RECORD
-from autocompress.timed_options import TimedOptions, time_options
+from autocompress.timed_options import TimedOptions, known_options, time_options
 from autocompress.trial import Bench
 
 if TYPE_CHECKING:
@@ -115,6 +115,13 @@ class MeasuredProblem(Problem):
         parts = (self.bench, self.space, self._costs.features, self.settings.seconds, self.journal, self.progress)
         with self.progress.stage("latency of single options"):
             return time_options(*parts)
+
+    @property
+    def tables(self) -> tuple[Mapping[str, Sequence[Effect]], TimedOptions] | None:
+        """Effects of single options, and their times as far as they were measured; None: this search never asked for any."""
+        if "_effects" not in self.__dict__:
+            return None
+        return self.effects(), known_options(self.space, self._costs.features, self.journal)
 
     def predicted(self, policy: Policy) -> dict[str, float]:
         """What the tables alone say of a policy, as if effects added up; empty when they were not measured."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from autocompress.answer import EXPLAINED, answer, times
 from autocompress.budget import Latency, Measurement
 from autocompress.changes import write_changes
 from autocompress.class_drops import worst_classes
 from autocompress.quality import Quality
 from autocompress.record import Final, SearchResult
 from autocompress.significance import LEVEL
+
+Row = tuple[str, str, str, str]
 
 EXPANDED = 1.2
 """Memory that falls by so much less than the file has to be explained."""
@@ -75,8 +79,10 @@ def final_dict(final: Final) -> dict[str, Any]:
         "accuracy": figures.accuracy,
         "accuracy_ci": list(final.accuracy_ci),
         "images": figures.images,
+        "divergence": figures.divergence,
         "size_bytes": figures.size_bytes,
         "size_ratio": figures.size_ratio,
+        "latency_ms": figures.latency_ms,
         "latency_ms_median": latency.median_ms if latency else None,
         "latency_ms_p95": latency.p95_ms if latency else None,
         "latency_ratio": figures.latency_ratio,
@@ -117,39 +123,33 @@ def write_result(result: SearchResult) -> Path:
     return path
 
 
-def times(ratio: float, below: str, above: str) -> str:
-    """`2.43x faster` for a latency ratio of 0.41, `1.65x slower` for 1.65."""
-    return f"{1 / ratio:.2f}x {below}" if ratio <= 1 else f"{ratio:.2f}x {above}"
-
-
 def table(result: SearchResult) -> str:
     """FP32 beside the best file, in plain text."""
-    base, best = result.baseline.measurement, result.best.measurement
-    assert base.accuracy is not None and best.accuracy is not None and base.latency and best.latency
-    assert base.size_bytes and best.size_bytes
-    quality = result.quality
-    rows = [
-        ("", "FP32", "best", "change"),
-        (quality.metric, quality.value(base.accuracy), quality.value(best.accuracy), quality.signed(result.drop, 2)),
-        (
-            "size",
-            f"{base.size_bytes:,} B",
-            f"{best.size_bytes:,} B",
-            times(best.size_bytes / base.size_bytes, "smaller", "larger"),
-        ),
-        (
-            "latency",
-            f"{base.latency.ms:.3f} ms",
-            f"{best.latency.ms:.3f} ms",
-            times(best.latency.ratio, "faster", "slower"),
-        ),
-        *_deployment_rows(base, best),
-    ]
+    rows = [("", "FP32", "best", "change"), *comparison(result)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    drop, bounds = quality.difference(result.drop, digits=2), quality.difference(*result.drop_ci, digits=2)
-    lines.append(f"drop {drop}, 95 % interval {bounds}, on {best.images} report examples")
-    more = (
+    return "\n".join([answer(result), f"status: {result.status} ({EXPLAINED[result.status]})", *lines, *notes(result)])
+
+
+def comparison(result: SearchResult) -> list[Row]:
+    """Name, FP32's figure, the best file's and the change, of each figure that is known of both."""
+    base, best, quality = result.baseline.measurement, result.best.measurement, result.quality
+    rows = list[Row]()
+    if base.accuracy is not None and best.accuracy is not None:
+        rows.append(
+            (quality.metric, quality.value(base.accuracy), quality.value(best.accuracy), quality.signed(result.drop, 2))
+        )
+    rows += _row("size", "{:,} B", base.size_bytes, best.size_bytes, "smaller", "larger")
+    if base.latency_ms and best.latency_ms:
+        change = times(best.latency_ratio, "faster", "slower")
+        rows.append(("latency", f"{base.latency_ms:.3f} ms", f"{best.latency_ms:.3f} ms", change))
+    return [*rows, *_deployment_rows(base, best)]
+
+
+def notes(result: SearchResult) -> list[str]:
+    """How sure the figures are, what is odd about them, and what the search has to say."""
+    return [
+        *_drop_line(result),
         *_latency_lines(result),
         *_deployment_lines(result),
         *_significance_line(result),
@@ -158,8 +158,32 @@ def table(result: SearchResult) -> str:
         *_observers_line(result),
         *_prediction_line(result),
         *_overlap_line(result),
-    )
-    return "\n".join([f"status: {result.status}", *lines, *more, *result.reasons])
+        *result.reasons,
+    ]
+
+
+def intervals(result: SearchResult) -> dict[str, str]:
+    """Name of a row of `comparison` to the 95 % interval of its change."""
+    latency, found = result.best.measurement.latency, {}
+    if not math.isnan(result.drop_ci[0]):
+        low, high = (result.quality.signed(bound, 2) for bound in reversed(result.drop_ci))
+        found[result.quality.metric] = f"{low.removesuffix(' points')} to {high}"
+    if latency is not None and result.best_trial is not None:
+        found["latency"] = f"{times(latency.ratio_high, 'faster', 'slower')} to {times(latency.ratio_low, 'faster', 'slower')}"
+    return found
+
+
+def _drop_line(result: SearchResult) -> list[str]:
+    if math.isnan(result.drop_ci[0]):
+        return []
+    quality, examples = result.quality, f"{result.best.measurement.images} {report_set(result)} examples"
+    drop, bounds = quality.difference(result.drop, digits=2), quality.difference(*result.drop_ci, digits=2)
+    return [f"drop {drop}, 95 % interval {bounds}, on {examples}"]
+
+
+def report_set(result: SearchResult) -> str:
+    """Which examples the figures of quality are of: those that the search never saw, once it has ended."""
+    return "search" if math.isnan(result.selection_gap) else "report"
 
 
 def _latency_lines(result: SearchResult) -> list[str]:
@@ -174,7 +198,7 @@ def _latency_lines(result: SearchResult) -> list[str]:
     return [f"{bounds}{missed}", *lines, *latency.warnings]
 
 
-def _deployment_rows(base: Measurement, best: Measurement) -> list[tuple[str, str, str, str]]:
+def _deployment_rows(base: Measurement, best: Measurement) -> list[Row]:
     """Memory, load time and energy, as far as they were measured of both."""
     before, after = (figures.energy.joules if figures.energy else None for figures in (base, best))
     return [
@@ -184,9 +208,7 @@ def _deployment_rows(base: Measurement, best: Measurement) -> list[tuple[str, st
     ]
 
 
-def _row(
-    name: str, unit: str, before: float | None, after: float | None, below: str, above: str
-) -> list[tuple[str, str, str, str]]:
+def _row(name: str, unit: str, before: float | None, after: float | None, below: str, above: str) -> list[Row]:
     if not before or not after:
         return []
     return [(name, unit.format(before), unit.format(after), times(after / before, below, above))]
@@ -241,7 +263,8 @@ def _classes_line(result: SearchResult) -> list[str]:
         for found in worst_classes(result.changes.classes)
     ]
     flips = len(result.changes.flips)
-    return [f"{flips} examples changed their top choice; most was lost by {', '.join(worst)}"] if worst else []
+    changed = f"{flips} examples changed their top choice; " if flips else ""
+    return [f"{changed}most was lost by {', '.join(worst)}"] if worst else []
 
 
 def _observers_line(result: SearchResult) -> list[str]:

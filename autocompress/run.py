@@ -19,6 +19,7 @@ from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
 from autocompress.channels import ChannelGroups
 from autocompress.conclusion import conclude
+from autocompress.delivery import write_delivery
 from autocompress.errors import BudgetError, ConfigError
 from autocompress.graph import OPSET
 from autocompress.latency_model import prediction_error
@@ -30,7 +31,10 @@ from autocompress.quality import Quality
 from autocompress.record import Objective, SearchResult, StudyContext
 from autocompress.registry import Registry, load_registry
 from autocompress.report import resolution_note, write_result
+from autocompress.report_html import write_report
 from autocompress.reproducibility import mask_overlap
+from autocompress.sensitivity import sensitivity_of
+from autocompress.sensitivity_files import write_sensitivity
 from autocompress.settings import Settings
 from autocompress.storage import Storage, opened_storage
 from autocompress.study import SearchStudy, join_study, open_study
@@ -95,8 +99,13 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
             result = dataclasses.replace(result, mask_overlap=overlap)
         result = dataclasses.replace(result, reasons=[*result.reasons, *workspace.notes])
         result = _completed(result, context, workspace.groups, settings, time.monotonic() - start)
+        if tables := problem.tables:
+            drop = settings.goal.budget.accuracy_drop
+            write_sensitivity(sensitivity_of(workspace, settings.sensitivity, *tables, drop), settings.folder)
         write_result(result)
         save_study(context, result)
+        write_delivery(context, result, settings.components.target.run_file)
+        write_report(context, result)
         for line in notify("autocompress_search_finished", study=context, result=result):
             progress.note(line)
     return result

@@ -41,7 +41,7 @@ class OptionSensitivity:
     Attributes:
         label: words for people, such as `int4 sparse 50%`.
         parameter, index: where the search space has it.
-        saved_ms: None where the file does not run.
+        saved_ms: None where the file does not run, or nobody timed it.
     """
 
     label: str
@@ -163,9 +163,19 @@ def measure_sensitivity(
     Args:
         allowed_drop: by the budget; None: it names none.
     """
-    evaluator, graph = workspace.bench.evaluator, workspace.bench.graph
     effects = measure_effects(workspace.bench, workspace.space, settings, workspace.journal, progress)
-    timed_options = _timed_options(workspace, settings, progress)
+    return sensitivity_of(workspace, settings, effects, _timed_options(workspace, settings, progress), allowed_drop)
+
+
+def sensitivity_of(
+    workspace: Workspace,
+    settings: SensitivitySettings,
+    effects: Mapping[str, Sequence[Effect]],
+    timed_options: TimedOptions,
+    allowed_drop: float | None = None,
+) -> Sensitivity:
+    """Put what was measured in order; times that were not are left out."""
+    evaluator, graph = workspace.bench.evaluator, workspace.bench.graph
     found = dict[str, list[OptionSensitivity]]()
     for parameter, column in effects.items():
         if parameter.startswith(OBSERVERS):
@@ -203,7 +213,7 @@ def _timed_options(workspace: Workspace, settings: SensitivitySettings, progress
 
 
 def _saved_ms(timed_options: TimedOptions, parameter: str, index: int) -> float | None:
-    ratio = timed_options.ratios[parameter][index]
+    ratio = timed_options.ratios[parameter][index] if parameter in timed_options.ratios else None
     return None if ratio is None else timed_options.reference_ms * (1 - ratio)
 
 
@@ -214,13 +224,16 @@ def _options(
     for index, effect in enumerate(effects):
         policy = workspace.space.alone(parameter, index)
         decided: list[Decision] = [*policy.layers.values(), *policy.channels.values()]  # none for FP32, else one
-        labels = [_label(option) for option in decided] + [f"operators {precision}" for precision in {*policy.ops.values()}]
+        labels = [option_label(option) for option in decided] + [
+            f"operators {precision}" for precision in {*policy.ops.values()}
+        ]
         for label in labels:
             saved_bytes, saved_ms = fp32 - effect.size_bytes, _saved_ms(timed_options, parameter, index)
             yield OptionSensitivity(label, parameter, index, effect, saved_bytes, saved_ms)
 
 
-def _label(option: Decision) -> str:
+def option_label(option: Decision) -> str:
+    """Words for people, such as `int4 sparse 50%`; those of `OptionSensitivity.label`."""
     words = ["channels"] if isinstance(option, ChannelPolicy) else [_precision(option)]
     if option.prunes:
         words += [str(option.pruner), _cut(option)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 
+from autocompress.errors import ConfigError
 from autocompress.plain import from_plain, to_plain
 from autocompress.record import SearchResult, StudyContext, TrialRecord
 from autocompress.storage import StudySettings, opened_storage
@@ -20,7 +21,7 @@ FOLDER = "studies"
 
 @dataclass(frozen=True)
 class SavedStudy:
-    """Everything that trackers are told; `result` None: its search has not ended."""
+    """Everything that trackers are told; `result` None: its search has not ended, or goes on."""
 
     context: StudyContext
     records: Sequence[TrialRecord]
@@ -56,3 +57,16 @@ def load_study(path: Path) -> SavedStudy:
 def saved_studies(folder: Path) -> list[Path]:
     """The files of all studies in a folder and those below it."""
     return sorted(folder.rglob(f"{FOLDER}/*.json"))
+
+
+def last_study(folder: Path) -> SavedStudy:
+    """The study that was last searched in a folder, finished or not.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    paths = (folder / FOLDER).glob("*.json")
+    path = max(paths, key=lambda found: found.stat().st_mtime_ns, default=None)
+    if path is None:
+        raise ConfigError(f"folder {folder}: no study lies there; expected the output folder of a search")
+    return load_study(path)

@@ -44,16 +44,18 @@ def time_options(
     bench: Bench, space: SearchSpace, features: LatencyFeatures, seconds: float, journal: Journal, progress: Progress
 ) -> TimedOptions:
     """Time the file of each option alone against FP32; only what the journal does not hold is measured."""
-    counts = {name: count for name, count in space.sizes.items() if not name.startswith(OBSERVERS)}  # they take no time
-    policies = {name: [space.alone(name, index) for index in range(count)] for name, count in counts.items()}
-    keys = {name: [features.of(policy).tobytes() for policy in options] for name, options in policies.items()}
-    distinct = {key: policy for name in policies for key, policy in zip(keys[name], policies[name], strict=True)}
-    distinct.pop(features.of(Policy()).tobytes(), None)
+    _, distinct = _distinct(space, features)
 
     def measure(batch: Sequence[Policy]) -> None:
         _time(bench, batch, seconds, journal)
 
     measure_missing(journal, LATENCY, list(distinct.values()), measure, "latency of single options", progress, TOGETHER)
+    return known_options(space, features, journal)
+
+
+def known_options(space: SearchSpace, features: LatencyFeatures, journal: Journal) -> TimedOptions:
+    """As far as the journal has them."""
+    keys, distinct = _distinct(space, features)
     timed = {key: values for key, policy in distinct.items() if (values := journal.get(LATENCY, policy)) is not None}
     failed = dict.fromkeys(distinct.keys() - timed.keys())
     ratios = {**failed, **{key: values["ratio"] for key, values in timed.items()}}
@@ -62,6 +64,16 @@ def time_options(
         ratios={name: [ratios.get(key, 1.0) for key in options] for name, options in keys.items()},
         reference_ms=median(values["reference_ms"] for values in timed.values()) if timed else 0.0,
     )
+
+
+def _distinct(space: SearchSpace, features: LatencyFeatures) -> tuple[dict[str, list[bytes]], dict[bytes, Policy]]:
+    """Parameter to what each of its options computes like, and one policy for each way of computing but FP32's."""
+    counts = {name: count for name, count in space.sizes.items() if not name.startswith(OBSERVERS)}  # they take no time
+    policies = {name: [space.alone(name, index) for index in range(count)] for name, count in counts.items()}
+    keys = {name: [features.of(policy).tobytes() for policy in options] for name, options in policies.items()}
+    distinct = {key: policy for name in policies for key, policy in zip(keys[name], policies[name], strict=True)}
+    distinct.pop(features.of(Policy()).tobytes(), None)
+    return keys, distinct
 
 
 def _time(bench: Bench, policies: Sequence[Policy], seconds: float, journal: Journal) -> None:

@@ -81,7 +81,7 @@ def _search(job: Job, settings: Settings, registry: Registry) -> None:
     progress = Progress(label=job.label)
     result = run(build_task(job, settings, progress), settings, registry, progress)
     _say(table(result))
-    _say(f"file: {result.best.artifact.path}\nmore: {result.folder / 'result.json'}")
+    _say(f"file: {result.best.artifact.path}\nreport: {result.folder / 'report.html'}\nmore: {result.folder / 'result.json'}")
     if result.status == "interrupted":
         raise KeyboardInterrupt  # told to the shell, and to a sweep, which ends
 

@@ -28,7 +28,9 @@ from autocompress.device import Device, TimingSettings, open_device
 from autocompress.evaluation import Evaluator
 from autocompress.graph import BaseGraph, export
 from autocompress.policy import Policy
+from autocompress.record import SearchResult
 from autocompress.registry import Registry, load_registry
+from autocompress.run import search
 from autocompress.runner import load_session
 from autocompress.task import Task
 from autocompress.trial import Bench, TrialSettings
@@ -209,6 +211,19 @@ def quick_bench(bench: Bench) -> Iterator[Bench]:
 def baseline(bench: Bench) -> Measurement:
     """The tiny network's FP32 file on its search set."""
     return bench.baseline()
+
+
+QUICK = [
+    *("tracking=[]", "quantizer=[int8]", "pruner=[]", "search.start=tables", "search.finalists=1", "probe.enabled=false"),
+    *("timing.seconds=0.05", "timing.precision=1", "sensitivity.seconds=0.05", "trial.load_processes=1"),
+]
+
+
+@pytest.fixture(scope="session")
+def searched(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    """A search of three trials that measured its tables, with everything that it left in its folder. Do not change it."""
+    folder = tmp_path_factory.mktemp("searched")
+    return search(tiny.task, objective="latency", trials=3, output_dir=folder, overrides=QUICK)
 
 
 PLUGIN_HEADER = """

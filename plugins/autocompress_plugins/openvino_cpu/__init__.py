@@ -70,6 +70,11 @@ class OpenVino(Target):
         """The self-contained module beside this one."""
         return Path(__file__).with_name("session.py")
 
+    @property
+    def run_file(self) -> Path:
+        """OpenVINO's own API, as a user calls it."""
+        return Path(__file__).with_name("run_model.py")
+
 
 @hookimpl
 def autocompress_targets() -> list[type[Target]]:

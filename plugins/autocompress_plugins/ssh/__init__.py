@@ -67,6 +67,11 @@ class Ssh(Target):
         """That of the runtime."""
         return self._inner.session_file
 
+    @property
+    def run_file(self) -> Path:
+        """That of the runtime."""
+        return self._inner.run_file
+
     def options(self) -> dict[str, object]:
         """Those of the runtime."""
         return self._inner.options()
