@@ -29,7 +29,7 @@ from autocompress.components import Components, Metric, Observer, Sampler, Targe
 from autocompress.data import DataSettings
 from autocompress.device import TimingSettings
 from autocompress.effects import SensitivitySettings
-from autocompress.errors import AutocompressError, ConfigError, UnknownComponentError
+from autocompress.errors import AutocompressError, ConfigError
 from autocompress.loop import Goal, SearchSettings
 from autocompress.masking import mask_files, masked_values
 from autocompress.models import ModelSettings
@@ -288,7 +288,7 @@ def explain(error: Exception, registry: Registry) -> str:
     text = " ".join(f"{error} {error.__cause__ or ''}".split()).split(" Config search path:")[0]
     option = re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", text)
     if option and option[1] in KINDS:
-        return str(UnknownComponentError(option[1], option[2], registry.names(option[1])))
+        return str(registry.unknown(option[1], option[2]))
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         return _unknown_key(key[1])
