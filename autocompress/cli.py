@@ -17,7 +17,7 @@ DEFAULT_VERB = "search"
 JOBS = ("search", "worker", "sensitivity", "probe", "apply", "evaluate")
 """Verbs whose arguments Hydra reads."""
 
-COMMANDS = {"plugins": "autocompress.plugin_list"}
+COMMANDS = {"plugins": "autocompress.plugin_list", "new-plugin": "autocompress.new_plugin"}
 """Verbs with plain arguments: the module whose `main` takes them and returns the exit status."""
 
 VERBS = (*JOBS, *COMMANDS)
@@ -32,6 +32,7 @@ OVERVIEW = """autocompress: the most accurate model file that fits your budget o
   autocompress apply policy=PATH            build a file again from a saved policy and its state
   autocompress evaluate artifact=PATH       accuracy, size and latency of any ONNX file
   autocompress plugins                      components, where they come from, and load errors
+  autocompress new-plugin NAME              a package for a component of your own, ready to install and test
 
   autocompress VERB --help                  groups and options; also --cfg job, -m, --config-dir
   eval "$(autocompress -sc install=bash)"   tab completion (bash, zsh, fish)
