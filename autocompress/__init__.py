@@ -5,6 +5,7 @@ Names are loaded on first use, so that the command line and the measuring proces
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from autocompress.histogram import Histogram as Histogram
     from autocompress.hookspecs import hookimpl as hookimpl
     from autocompress.information import divergence as divergence
+    from autocompress.plugin_api import PLUGIN_API as PLUGIN_API
     from autocompress.policy import Activation as Activation
     from autocompress.policy import ChannelPolicy as ChannelPolicy
     from autocompress.policy import LayerPolicy as LayerPolicy
@@ -90,6 +92,7 @@ _HOMES = {
     "histogram": ("Histogram",),
     "hookspecs": ("hookimpl",),
     "information": ("divergence",),
+    "plugin_api": ("PLUGIN_API",),
     "policy": ("Activation", "ChannelPolicy", "LayerPolicy", "Policy"),
     "problem": ("Costs", "Effect", "Problem"),
     "quality": ("Quality",),
@@ -111,7 +114,7 @@ __all__ = sorted(_HOME)  # noqa: PLE0605  (a list of str; the linter cannot see 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'autocompress' has no attribute {name!r}")
+        raise AttributeError(f"module 'autocompress' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     return getattr(import_module(f"autocompress.{_HOME[name]}"), name)
 
 

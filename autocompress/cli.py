@@ -24,6 +24,7 @@ COMMANDS = {
     "report": "autocompress.report_html",
     "sync": "autocompress.sync",
     "plugins": "autocompress.plugin_list",
+    "new-plugin": "autocompress.new_plugin",
     "doctor": "autocompress.doctor",
 }
 """Verbs with plain arguments: the module whose `main` takes them and returns the exit status."""
@@ -56,7 +57,8 @@ files
 around it
   report FOLDER                             report.html of a search, finished or not
   sync [FOLDER]                             gives trackers that were out of reach what they missed
-  plugins                                   components, where they come from, and load errors
+  plugins                                   components, their settings and where they come from, and what did not load
+  new-plugin NAME                           a package for a component of your own, ready to install and test
   doctor                                    versions, processor, runtime, timing noise, disk: each line OK or what to do
 
 options are KEY=VALUE, as in any Hydra application; also --cfg job, -m, --config-dir

@@ -120,6 +120,9 @@ class Component(ABC):
 class Quantizer(Component):
     """Turns a weight into integer codes."""
 
+    compensates: ClassVar[bool] = False
+    """Whether weights move to make up for what others lose, so that one may move by more than a step of its scale."""
+
     @abstractmethod
     def bit_widths(self, layer: Layer) -> Sequence[int]:
         """Bit-widths (2 to 8) that this quantizer offers for the layer; empty: it does not handle such a layer."""

@@ -29,7 +29,7 @@ from autocompress.components import Components, Metric, Observer, Sampler, Targe
 from autocompress.data import DataSettings
 from autocompress.device import TimingSettings
 from autocompress.effects import SensitivitySettings
-from autocompress.errors import AutocompressError, ConfigError, UnknownComponentError
+from autocompress.errors import AutocompressError, ConfigError
 from autocompress.loop import Goal, SearchSettings
 from autocompress.masking import mask_files, masked_values
 from autocompress.models import ModelSettings
@@ -346,7 +346,7 @@ def _wrong_value(override: str, problem: str) -> str:
 def _unknown_option(group: str, name: str, known: Sequence[str], registry: Registry) -> str:
     """What to write instead of an option that a group does not have."""
     if group in KINDS:
-        return str(UnknownComponentError(group, name, registry.names(group)))
+        return str(registry.unknown(group, name))
     return f"{group} '{name}' is not there; available: {', '.join(known) or 'none'}{nearest(name, known)}"
 
 

@@ -21,20 +21,25 @@ class ConfigError(AutocompressError, ValueError):
 
 
 class UnknownComponentError(AutocompressError, KeyError):
-    """A component was asked for by a name that no loaded plugin registers."""
+    """A component was asked for by a name that no loaded plugin registers.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
+    Attributes:
+        problems: what kept plugins from being loaded, one of which may have brought it.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], problems: Iterable[str] = ()) -> None:
+        self.kind, self.name, self.known, self.problems = kind, name, tuple(sorted(known)), tuple(problems)
         close = closest(name, self.known)
         guess = f" Did you mean '{close}'?" if close else ""
-        super().__init__(f"{kind} '{name}' is not registered; available: {', '.join(self.known) or 'none'}.{guess}")
+        unused = "".join(f" Not in use: {problem}." for problem in self.problems)
+        super().__init__(f"{kind} '{name}' is not registered; available: {', '.join(self.known) or 'none'}.{guess}{unused}")
 
     def __str__(self) -> str:
         return str(self.args[0])
 
-    def __reduce__(self) -> tuple[type[UnknownComponentError], tuple[str, str, tuple[str, ...]]]:
+    def __reduce__(self) -> tuple[type[UnknownComponentError], tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
         """Pickled, as between the processes of a sweep, with what it was made from."""
-        return type(self), (self.kind, self.name, self.known)
+        return type(self), (self.kind, self.name, self.known, self.problems)
 
 
 class PluginError(AutocompressError, TypeError):

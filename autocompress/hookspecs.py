@@ -24,7 +24,8 @@ and a module that returns component classes::
 
 After `pip install` the quantizer is listed by `autocompress plugins`, is an option in `autocompress search --help`, and is
 used with `quantizer=[power_of_two]`. A `conf/` folder with an `__init__.py` inside the package joins Hydra's search path.
-Arguments are only ever added to a hook; an implementation names the ones that it needs.
+Arguments are only ever added to a hook; an implementation names the ones that it needs. docs/plugins.md has an example of each
+kind and the policy of versions; `autocompress new-plugin power_of_two` writes such a package.
 """
 
 from __future__ import annotations

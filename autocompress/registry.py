@@ -7,13 +7,19 @@ import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, cast
 
 import pluggy
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from autocompress import hookspecs
 from autocompress.components import Component, Metric, Observer, Pruner, Quantizer, Recovery, Sampler, Target, Tracker
 from autocompress.errors import ConfigError, PluginError, UnknownComponentError
+from autocompress.hook_check import check_hooks
+from autocompress.plugin_api import check_api, declared_api
+from autocompress.plugin_problem import plugin_problem
 
 DISABLED = "AUTOCOMPRESS_DISABLED_PLUGINS"
 
@@ -37,12 +43,22 @@ _HOOKS = {kind: f"autocompress_{kind}s" for kind in KINDS} | {
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point: its name, the distribution that declares it, and why it is not in use (None: it is)."""
+    """One entry point.
+
+    Attributes:
+        distribution, version: of what declares it.
+        problem: why it is not in use; None: it is.
+        api: the plugin API that it was written for; None: it does not say.
+    """
 
     name: str
     distribution: str
     version: str
     problem: str | None = None
+    api: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.distribution} {self.version}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,12 @@ class Registry:
         try:
             return self.components[kind, name].component
         except KeyError:
-            raise UnknownComponentError(kind, name, self.names(kind)) from None
+            raise self.unknown(kind, name) from None
+
+    def unknown(self, kind: str, name: str) -> UnknownComponentError:
+        """The error that says what there is instead, and what could not be loaded."""
+        problems = [f"{plugin}: {plugin.problem}" for plugin in self.plugins if plugin.problem]
+        return UnknownComponentError(kind, name, self.names(kind), problems)
 
     def create(self, kind: str, name: str, settings: Mapping[str, Any]) -> Any:
         """A component with settings for some of its fields.
@@ -126,17 +147,19 @@ def _load(registry: Registry, entry_point: importlib.metadata.EntryPoint) -> Plu
     if registry.manager.has_plugin(entry_point.name):
         return dataclasses.replace(plugin, problem="another distribution registers a plugin of this name")
     try:
+        plugin = dataclasses.replace(plugin, api=declared_api(entry_point))
+        check_api(plugin.api, plugin.distribution)
         _register(registry, plugin, entry_point.load())
     except (Exception, SystemExit) as error:
         if registry.manager.has_plugin(plugin.name):
             registry.manager.unregister(name=plugin.name)
-        return dataclasses.replace(plugin, problem=f"{type(error).__name__}: {error}")
+        return dataclasses.replace(plugin, problem=plugin_problem(error, plugin.api))
     return plugin
 
 
 def _register(registry: Registry, plugin: Plugin, module: object) -> None:
+    check_hooks(module)
     registry.manager.register(module, name=plugin.name)
-    registry.manager.check_pending()
     others = [other for other in registry.manager.get_plugins() if other is not module]
     found = [
         Registered(kind, component.name, component, plugin)
@@ -166,5 +189,19 @@ def _checked(kind: str, components: Iterable[type[Component]]) -> list[type[Comp
             raise PluginError(f"{kind} class {component.__name__} must be a dataclass with a class attribute `name: str`")
         abstract = sorted(getattr(component, "__abstractmethods__", ()))
         if abstract:
-            raise PluginError(f"{kind} class {component.__name__} does not implement {', '.join(abstract)}")
+            close = get_close_matches(abstract[0], vars(component), n=1)
+            remedy = f"; rename its '{close[0]}'" if close else ""
+            raise PluginError(f"{kind} class {component.__name__} does not implement {', '.join(abstract)}{remedy}")
+        check_hooks(component)
+        _check_options(kind, component)
     return checked
+
+
+def _check_options(kind: str, component: type[Component]) -> None:
+    """Hydra has to take the fields, or every command would fail."""
+    try:
+        OmegaConf.structured(component)
+    except OmegaConfBaseException as error:
+        reason = str(error).partition("\n")[0]
+        allowed = "bool, int, float, str, an Enum, a list, a dict or a dataclass of these, or one of them | None"
+        raise PluginError(f"{kind}.{component.name}: {reason}; expected fields of type {allowed}") from error

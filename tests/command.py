@@ -20,19 +20,18 @@ SMALL = (
 """Overrides for a search that takes seconds."""
 
 
-def environment(site: Path | None = None) -> dict[str, str]:
-    """This environment, with the tests' own modules and one more folder of packages on the path."""
-    paths = [str(Path(__file__).parent), str(site) if site else "", os.environ.get("PYTHONPATH", "")]
+def environment() -> dict[str, str]:
+    """This environment, with the tests' own modules on the path."""
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
-def command(arguments: Sequence[str], module: str = "autocompress") -> list[str]:
-    return [sys.executable, "-m", module, *arguments]
+def command(arguments: Sequence[str], module: str = "autocompress", python: Path | str = sys.executable) -> list[str]:
+    return [str(python), "-m", module, *arguments]
 
 
 def run(
-    folder: Path, *arguments: str, site: Path | None = None, module: str = "autocompress"
+    folder: Path, *arguments: str, module: str = "autocompress", python: Path | str = sys.executable
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(arguments, module), cwd=folder, env=environment(site), capture_output=True, text=True, timeout=240, check=False
-    )
+    call = command(arguments, module, python)
+    return subprocess.run(call, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, check=False)

@@ -35,8 +35,6 @@ from autocompress.runner import load_session
 from autocompress.task import Task
 from autocompress.trial import Bench, TrialSettings
 
-pytest.register_assert_rewrite("autocompress.testing")
-
 torch.set_num_threads(1)
 """Tiny tensors gain nothing from a second thread, which waits by spinning; and the trained weights depend on the number."""
 

@@ -110,8 +110,8 @@ def test_evaluate_measures_any_file(searched: Path) -> None:
 def test_plugins_lists_components_with_distribution_and_problems(call: Call, tmp_path: Path) -> None:
     done = call("plugins", AUTOCOMPRESS_DISABLED_PLUGINS="sparse")
     assert done.returncode == 0
-    assert "quantizer  int8           autocompress 0.1.0" in done.stdout
-    assert "not in use: sparse of autocompress 0.1.0: disabled by AUTOCOMPRESS_DISABLED_PLUGINS" in done.stdout
+    assert "quantizer  int8             autocompress 0.1.0  bits=8 per_channel=true" in done.stdout
+    assert "Not in use: sparse of autocompress 0.1.0: disabled by AUTOCOMPRESS_DISABLED_PLUGINS" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

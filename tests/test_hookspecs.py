@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pluggy
@@ -28,11 +29,13 @@ from autocompress import (
     TrialRecord,
     hookimpl,
     hookspecs,
+    testing,
 )
 from autocompress.notify import Notifier
 from autocompress.registry import KINDS, load_registry
 
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("autocompress_"))
+PAGE = Path(__file__).parents[1] / "docs" / "plugins.md"
 EVENTS = [name for name in HOOKS if name.endswith(("_started", "_finished"))]
 
 
@@ -105,7 +108,7 @@ class Listener(Tracker):
     """A dataclass with a mutable field: neither hashable nor unique by value."""
 
     name: ClassVar[str] = "listener"
-    heard: list[tuple[object, ...]] = field(default_factory=list)
+    heard: list[Any] = field(default_factory=list)
 
     @hookimpl
     def autocompress_search_started(self, study: StudyContext, records: Sequence[TrialRecord]) -> None:
@@ -163,6 +166,7 @@ everything = Everything()
 def test_hook_is_documented(name: str) -> None:
     hook = getattr(hookspecs, name)
     assert hook.autocompress_spec is not None, "not marked @hookspec"
+    assert f"| `{name}({', '.join(inspect.signature(hook).parameters)})` |" in PAGE.read_text(), "docs/plugins.md lacks it"
     text = inspect.getdoc(hook)
     assert text is not None and text.startswith("Called "), "its docstring shall say first when it is called"
     if name not in EVENTS:
@@ -175,6 +179,12 @@ def test_hook_is_documented(name: str) -> None:
 @pytest.mark.parametrize("name", HOOKS)
 def test_hook_is_exercised_below(name: str) -> None:
     assert hasattr(Listener if name in EVENTS else Everything, name)
+
+
+@pytest.mark.parametrize("base", [base.__name__ for base in KINDS.values()])
+def test_every_kind_has_a_contract_and_its_section(base: str) -> None:
+    assert hasattr(testing, f"{base}Contract")
+    assert f"\n## {base}\n" in PAGE.read_text()
 
 
 def test_every_kind_of_component_has_its_hook() -> None:

@@ -35,6 +35,25 @@ def autocompress_pruners():
 )
 
 
+TRACKER = """
+from autocompress import Tracker
+
+@dataclass
+class Listener(Tracker):
+    name = "listener"
+
+    @hookimpl
+    def autocompress_trial_finished(self, study, record):
+        pass
+
+@hookimpl
+def autocompress_trackers():
+    return [Listener]
+"""
+
+MODE = "from typing import Literal\nMode = Literal['fast', 'slow']\n"
+
+
 def bundled() -> Registry:
     return load_registry(
         entry for entry in entry_points(group="autocompress") if entry.dist and entry.dist.name == "autocompress"
@@ -79,8 +98,59 @@ BROKEN = {
     "leaves": ("import sys; sys.exit(3)", "SystemExit: 3"),
     "hook raises": ("@hookimpl\ndef autocompress_pruners():\n    return 1 / 0", "ZeroDivisionError"),
     "hook gives no list": ("@hookimpl\ndef autocompress_pruners():\n    return 5", "TypeError"),
-    "hook wants too much": ("@hookimpl\ndef autocompress_pruners(graph):\n    return []", "Argument(s) {'graph'} are declared"),
-    "misspelt hook": ("@hookimpl\ndef autocompress_pruner():\n    return []", "unknown hook 'autocompress_pruner'"),
+    "hook wants too much": (
+        "@hookimpl\ndef autocompress_pruners(graph):\n    return []",
+        "hook autocompress_pruners has no argument 'graph' (arguments: none)",
+    ),
+    "misspelt argument": (
+        "@hookimpl\ndef autocompress_trial_finished(study, recrod):\n    pass",
+        "hook autocompress_trial_finished has no argument 'recrod'; did you mean 'record'? (arguments: study, record)",
+    ),
+    "misspelt hook": (
+        "@hookimpl\ndef autocompress_pruner():\n    return []",
+        "unknown hook 'autocompress_pruner'; did you mean 'autocompress_pruners'? (hooks: autocompress_quantizers, ",
+    ),
+    "misspelt hook of a tracker": (
+        TRACKER.replace("trial_finished", "trial_finish"),
+        "unknown hook 'autocompress_trial_finish'; did you mean 'autocompress_trial_finished'?",
+    ),
+    "unmarked hook": (
+        KEEP_ALL + "def autocompress_pruners():\n    return [KeepAll]",
+        "function autocompress_pruners is not marked with @hookimpl, so it would never be called",
+    ),
+    "unmarked hook of a tracker": (
+        TRACKER.replace("    @hookimpl\n", ""),
+        "function autocompress_trial_finished is not marked with @hookimpl",
+    ),
+    "name that is not there": (
+        "from autocompress import Prunner",
+        "uses autocompress.Prunner, which does not exist; did you mean 'Pruner'?; the plugin declares no AUTOCOMPRESS_API, "
+        "this is autocompress 0.1.0 with plugin API 1.0",
+    ),
+    "attribute that is not there": (
+        "import autocompress\nBASE = autocompress.Quantiser",
+        "uses autocompress.Quantiser, which does not exist; did you mean 'Quantizer'?",
+    ),
+    "error that is not there": (
+        'AUTOCOMPRESS_API = "1.0"\nfrom autocompress.errors import ConfgError',
+        "uses autocompress.errors.ConfgError, which does not exist; did you mean 'ConfigError'?; "
+        "the plugin was written for API 1.0,",
+    ),
+    "module that is not there": (
+        "import autocompress.testting",
+        "uses autocompress.testting, which does not exist; did you mean 'testing'?",
+    ),
+    "another version": (
+        'AUTOCOMPRESS_API = "2.0"\nraise RuntimeError("must not even be run")',
+        "was written for plugin API 2.0; this is autocompress 0.1.0 with plugin API 1.0: "
+        "install an earlier stranger or a later autocompress",
+    ),
+    "field that Hydra cannot take": (
+        GOOD.replace("\n\n    def score", "\n    mode: Mode = 'fast'\n\n    def score").replace(
+            "@dataclass", MODE + "@dataclass"
+        ),
+        "pruner.keep_all: Unexpected type annotation",
+    ),
     "instance": (
         KEEP_ALL + "@hookimpl\ndef autocompress_pruners():\n    return [KeepAll()]",
         "hook autocompress_pruners returned KeepAll(); expected a subclass of Pruner",
@@ -103,7 +173,7 @@ BROKEN = {
     ),
     "abstract": (
         KEEP_ALL.replace("def score", "def scores") + "@hookimpl\ndef autocompress_pruners():\n    return [KeepAll]",
-        "pruner class KeepAll does not implement score",
+        "pruner class KeepAll does not implement score; rename its 'scores'",
     ),
     "twice the same name": (
         KEEP_ALL + "@hookimpl\ndef autocompress_pruners():\n    return [KeepAll, KeepAll]",
@@ -145,7 +215,7 @@ def test_plugin_may_not_take_the_place_of_a_bundled_one(install: Install) -> Non
 def test_component_may_not_take_the_name_of_a_bundled_one(install: Install) -> None:
     install("aardvark", mine=GOOD.replace('"keep_all"', '"sparse"'))
     registry = load_registry()
-    assert problems(registry) == {("mine", "aardvark"): "PluginError: pruner 'sparse' is already registered by autocompress"}
+    assert problems(registry) == {("mine", "aardvark"): "pruner 'sparse' is already registered by autocompress"}
     assert registry.component("pruner", "sparse") is bundled().component("pruner", "sparse")
 
 
@@ -200,7 +270,8 @@ WORDS = {
     "capability_probe.py": {"int8"},
     "device.py": {"percentile"},
     "space.py": {"global"},
-    "testing.py": {"int8", "squared_error"},
+    "studies.py": {"int8"},
+    "trackers.py": {"squared_error"},
     "timing.py": {"percentile"},
     "workspace.py": {"percentile"},
 }
@@ -215,7 +286,7 @@ def test_the_core_names_no_bundled_component() -> None:
     core = Path(autocompress.__file__).parent
     found = {
         f"{path.name}:{node.lineno} {node.value}"
-        for path in core.glob("*.py")
+        for path in core.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and node.value in names - WORDS.get(path.name, set())
     }
@@ -225,3 +296,12 @@ def test_the_core_names_no_bundled_component() -> None:
 def test_every_kind_has_its_own_base() -> None:
     assert all(issubclass(base, Component) for base in KINDS.values())
     assert len(set(KINDS.values())) == len(KINDS)
+
+
+def test_what_could_not_be_loaded_is_told_where_it_is_missed(install: Install) -> None:
+    install("stranger", broken="import no_such_module_anywhere")
+    with pytest.raises(UnknownComponentError) as caught:
+        load_registry().component("pruner", "keep_all")
+    assert "Not in use: broken of stranger 1.2: ModuleNotFoundError: No module named 'no_such_module_anywhere'." in str(
+        caught.value
+    )

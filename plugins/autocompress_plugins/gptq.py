@@ -80,6 +80,7 @@ class Gptq(Quantizer):
     """
 
     name = "gptq"
+    compensates = True
 
     cells: str = "kmeans"
     bits: list[int] = field(default_factory=lambda: [8, 4])

@@ -26,8 +26,6 @@ PLAIN = Gptq("uniform", damping=1e-6)
 
 
 class TestGptq(QuantizerContract):
-    max_steps = None
-
     @pytest.fixture(params=[Gptq(), Gptq("uniform", [3], activation_order=False)], ids=str)
     def quantizer(self, request: pytest.FixtureRequest) -> Quantizer:
         assert isinstance(request.param, Gptq)

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from autocompress import Layer, LayerStats, Pruner, QuantizedTensor, Quantizer, hookimpl
 
+AUTOCOMPRESS_API = "1.0"
+"""The plugin API that this was written for."""
+
 
 @dataclass
 class PowerOfTwo(Quantizer):
