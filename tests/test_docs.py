@@ -43,6 +43,7 @@ RUN = ("README", "tutorial", "own-model", "budget", "sensitivity", "mlflow", "tr
 
 NOT_RUN = {
     "changes your shell's settings": "the reader's own files are left alone",
+    "installs a package": "tests/packaging installs one that new-plugin wrote",
     "needs a package index": "tests/packaging installs the wheel and the editable sources without one",
     "starts a server": "tests/test_cli.py starts the one of MLflow",
     "needs another machine": "tests/plugins/test_ssh.py runs a server of its own",
