@@ -14,8 +14,9 @@ from autocompress.answer import EXPLAINED, answer
 from autocompress.findings import Case, Finding, Findings
 from autocompress.record import SearchResult, Status, StudyContext
 from autocompress.report import comparison, notes
-from autocompress.report_html import report_page
+from autocompress.report_html import report_page, write_report
 from autocompress.testing import make_records, make_result, make_study
+from benchmarks import report_size
 
 HOSTILE = "<script>alert('layer')</script><img src=x onerror=alert(1)>\"'&"
 
@@ -110,3 +111,15 @@ def test_a_study_without_trials_has_a_page(study: StudyContext) -> None:
     page = report_page(study, replace(make_result(study, [], "interrupted"), best_trial=None))
     assert "Interrupted before anything within the budget was found." in text(page)
     assert len(page) < 100_000, "no figures, no script"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_draws_every_figure_within_the_window(tmp_path: Path, width: int) -> None:
+    pytest.importorskip("selenium")
+    if not Path(report_size.DRIVER).exists():
+        pytest.skip("needs Debian's chromium-driver")
+    page = write_report(*report_size.made_up(tmp_path, trials=30))
+    found = report_size.opening(page, width)
+    assert found["figures"] == 6
+    assert found["page_pixels"] <= width
