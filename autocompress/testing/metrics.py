@@ -17,7 +17,7 @@ from autocompress.testing.round_trip import check_settings
 class MetricContract:
     """The promises of `Metric`.
 
-    Examples are values against values, maps of classes or classes, the first that the metric takes. One that wants others
+    Examples are classes, values against values or maps of classes, the first that the metric takes. One that wants others
     overrides the fixtures `expected` and `perfect`.
     """
 
@@ -100,15 +100,12 @@ CLASSES = 10
 
 def _examples(metric: Metric) -> tuple[Array, Array]:
     """What is expected and what is perfect, of the first kind of examples that the metric takes; classes when it takes none."""
-    classes = np.arange(32) % CLASSES
-    labels = (classes, _scores(classes))
+    classes, values = np.arange(32) % CLASSES, normal(32, CLASSES)
+    areas = np.arange(32 * 6 * 5).reshape(32, 6, 5) % CLASSES
     if metric.against_reference:
-        return (values := normal(32, CLASSES)), values.copy()
-    if metric.class_scores:
-        return labels
-    values, areas = normal(32, CLASSES), np.arange(32 * 6 * 5).reshape(32, 6, 5) % CLASSES
-    found = (kind for kind in ((values, values.copy()), (areas, np.moveaxis(_scores(areas), -1, 1))) if _takes(metric, *kind))
-    return next(found, labels)
+        return values, values.copy()
+    kinds = ((classes, _scores(classes)), (values, values.copy()), (areas, np.moveaxis(_scores(areas), -1, 1)))
+    return next((kind for kind in kinds if metric.class_scores or _takes(metric, *kind)), kinds[0])
 
 
 def _scores(classes: Array) -> Array:

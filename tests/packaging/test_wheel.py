@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import sysconfig
-import venv
 from collections.abc import Sequence
 from configparser import ConfigParser
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from fresh_environment import create, install
 
 pytestmark = pytest.mark.packaging
 
@@ -57,24 +56,10 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new environment with autocompress installed; the dependencies are borrowed from this one."""
     folder = tmp_path_factory.mktemp(request.param)
-    venv.create(folder, symlinks=True)
-    paths = {"base": str(folder), "platbase": str(folder)}
-    borrowed = Path(sysconfig.get_path("purelib", vars=paths)) / "borrowed.pth"
-    borrowed.write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n", encoding="utf-8")
-    pip: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        folder / "bin/python",
-        "install",
-        "--no-deps",
-        "--no-index",
-    ]
     if request.param == "wheel":
-        run([*pip, request.getfixturevalue("wheel")], folder)
+        install(create(folder), request.getfixturevalue("wheel"))
     else:
-        run([*pip, "--no-build-isolation", "--editable", request.getfixturevalue("source")], folder)
+        install(create(folder), request.getfixturevalue("source"), "--editable")
     return folder
 
 
