@@ -164,6 +164,7 @@ def test_a_reader_that_has_seen_enough_is_no_mistake() -> None:
     assert done.returncode in (0, 141), "141 where the reader is gone before all is written"
 
 
+@pytest.mark.slow
 def test_an_answer_that_does_not_fit_the_budget_is_an_answer(tmp_path: Path) -> None:
     limits = ("budget.size_ratio=0.001", "objective=size", "search.trials=1", "tracking=[]", "hydra.run.dir=out")
     done = run(tmp_path, "search", *SMALL, *limits)
