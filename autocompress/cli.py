@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from autocompress.completion import answered
-from autocompress.errors import AutocompressError
+from autocompress.errors import AutocompressError, ConfigError
 from autocompress.masking import masked
 from autocompress.nearest import nearest
 
@@ -35,6 +36,8 @@ _format_warning = warnings.formatwarning
 
 FAILURE, MISTAKE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 """Exit statuses, besides 0 for an answer; the last two are 128 and the signal, as shells count."""
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 OVERVIEW = """autocompress: the most accurate model file that fits your budget on the machine it will run on.
 
@@ -96,11 +99,7 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
 
 def _run(verb: str, arguments: Sequence[str]) -> int:
     try:
-        if verb not in VERBS:
-            return _fail(f"unknown verb '{verb}'; expected one of {', '.join(VERBS)}{nearest(verb, VERBS)}")
-        if answered(arguments, JOBS, COMMANDS):
-            return 0
-        return int(import_module(COMMANDS[verb]).main(arguments)) if verb in COMMANDS else _run_job(verb, arguments)
+        return _answer(verb, arguments)
     except AutocompressError as error:
         return _fail(str(error), _status(error))
     except KeyboardInterrupt:
@@ -108,6 +107,18 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        return _fail(f"{error.strerror}: {error.filename}; the folders are set by hydra.run.dir and XDG_CACHE_HOME", FAILURE)
+
+
+def _answer(verb: str, arguments: Sequence[str]) -> int:
+    if verb not in VERBS:
+        raise ConfigError(f"unknown verb '{verb}'; expected one of {', '.join(VERBS)}{nearest(verb, VERBS)}")
+    if answered(arguments, JOBS, COMMANDS):
+        return 0
+    return int(import_module(COMMANDS[verb]).main(arguments)) if verb in COMMANDS else _run_job(verb, arguments)
 
 
 def _run_job(verb: str, arguments: Sequence[str]) -> int:

@@ -97,7 +97,7 @@ def folder(name: str, path: Path) -> Check:
             free = shutil.disk_usage(there).free
     except OSError as error:
         return Check(name, f"{path} cannot be written ({error.strerror})", _remedy(name), usable=False)
-    found = f"{path}, {free / (1 << 30):.1f} GiB free"
+    found = f"{path.absolute()}, {free / (1 << 30):.1f} GiB free"
     advice = "free some space there" if free < LEAST_BYTES else "little for large models" if free < ENOUGH_BYTES else ""
     return Check(name, found, advice, usable=free >= LEAST_BYTES)
 

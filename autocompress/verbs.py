@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
+from google.protobuf.message import DecodeError
 
 from autocompress.artifact import Artifact, sha256_of
 from autocompress.budget import Measurement
@@ -143,8 +145,7 @@ def apply_policy(graph: BaseGraph, saved: SavedPolicy, state: Path, settings: Se
 
 def _evaluate(job: Job, settings: Settings, registry: Registry) -> None:
     assert job.artifact is not None
-    if not job.artifact.is_file():
-        raise ConfigError(f"artifact={job.artifact}: no such file; expected an ONNX file")
+    _check_artifact(job.artifact)
     progress = Progress(label=job.label)
     task = build_task(job, settings, progress)
     with progress.stage("export"):
@@ -153,6 +154,18 @@ def _evaluate(job: Job, settings: Settings, registry: Registry) -> None:
         figures = evaluate_artifact(task, graph, job.artifact, settings)
     (settings.folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     _say(json.dumps(figures, indent=2))
+
+
+def _check_artifact(path: Path) -> None:
+    """Refuse what is no model before anything takes time."""
+    if not path.is_file():
+        raise ConfigError(f"artifact={path}: no such file; expected an ONNX file")
+    try:
+        is_model = onnx.load(path, load_external_data=False).ir_version > 0
+    except DecodeError:
+        is_model = False
+    if not is_model:
+        raise ConfigError(f"artifact={path}: expected an ONNX file; this is something else")
 
 
 def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settings) -> dict[str, object]:

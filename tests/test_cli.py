@@ -142,7 +142,8 @@ def test_help_of_a_verb(call: Call) -> None:
 def test_every_verb_has_examples(verb: str) -> None:
     """What the test of `search` shows on the screen, in the files of the others."""
     config = OmegaConf.load(Path(str(files("autocompress.conf") / f"{verb}.yaml")))
-    assert f"\nexamples\n  autocompress {verb}" in config.hydra.help.header
+    examples = config.hydra.help.header.partition("\nexamples\n")[2]
+    assert f"  autocompress {verb}" in examples
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["serach"], ["-sc", "install=bash"]])
@@ -163,6 +164,7 @@ def test_a_reader_that_has_seen_enough_is_no_mistake() -> None:
     assert done.returncode in (0, 141), "141 where the reader is gone before all is written"
 
 
+@pytest.mark.slow
 def test_an_answer_that_does_not_fit_the_budget_is_an_answer(tmp_path: Path) -> None:
     limits = ("budget.size_ratio=0.001", "objective=size", "search.trials=1", "tracking=[]", "hydra.run.dir=out")
     done = run(tmp_path, "search", *SMALL, *limits)
@@ -228,14 +230,9 @@ def test_completion_can_be_installed(call: Call) -> None:
             f"unknown verb 'frobnicate'; expected one of {', '.join(VERBS)}",
         ),
         (["serach"], "; did you mean 'search'?"),
-        (["doctr"], "; did you mean 'doctor'?"),
-        (["search", "+experiment=digit"], "experiment 'digit' is not there; available: cifar10_"),
         (["search", "+experiment=digit"], "; did you mean 'digits'?"),
         (["search", "+experimnt=digits"], "unknown config key 'experimnt'; did you mean '+experiment'?"),
         (["search", "experiment=digits"], "experiment has no default to override: write +experiment=NAME"),
-        (["search", "model=digitsnet"], "; did you mean 'digits_net'?"),
-        (["search", "data=digit"], "; did you mean 'digits'?"),
-        (["search", "quantiser=[int8]"], "unknown config key 'quantiser'; did you mean 'quantizer'?"),
         (["search", "quantizer.int8.bit=3"], "unknown config key 'quantizer.int8.bit'; did you mean 'quantizer.int8.bits'?"),
         (
             ["search", "+budget.acuracy_drop=1"],
@@ -247,6 +244,7 @@ def test_completion_can_be_installed(call: Call) -> None:
         (["search", "budget=3"], "budget=3: budget has options of its own: budget.size_bytes, budget.size_ratio, "),
         (["search", "search.trials=abc"], "search.trials=abc: Value 'abc' of type 'str' could not be converted to Integer"),
         (["search", "metric=acc"], "Did you mean 'accuracy'?"),
+        (["evaluate", "artifact=/etc/hostname"], "artifact=/etc/hostname: expected an ONNX file; this is something else"),
         (["-sc", "install=bsh"], "did you mean 'bash'?"),
         (
             ["search", "quantizer=[int9]"],
@@ -268,10 +266,17 @@ def test_a_mistake_is_one_line_and_status_2(call: Call, arguments: list[str], wo
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_folder_that_cannot_be_written_is_no_mistake_in_the_input(call: Call) -> None:
+    done = call("search", "hydra.run.dir=/sys/autocompress")
+    assert done.returncode == 1
+    assert done.stderr.startswith("autocompress: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_file_that_is_no_model_is_one_line(searched: Path) -> None:
     (searched / "broken.onnx").write_bytes(b"not a model")
     done = run(searched, "evaluate", *SMALL, "artifact=broken.onnx", "hydra.run.dir=broken")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr
 
 
