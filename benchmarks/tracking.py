@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def main() -> None:
 def cost(trials: int, folder: Path) -> dict[str, Any]:
     """Search until the study has so many trials; what earlier runs on the folder took is added."""
     path, start = folder / "cost.json", time.perf_counter()
-    with _timed_hooks() as hooks:
+    with _timed_hooks() as hooks, mock.patch.object(sys, "argv", list(sys.argv)):  # the command line changes it
         search = [
             "search",
             "+experiment=digits",

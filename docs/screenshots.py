@@ -41,6 +41,7 @@ COMMAND = ("search", "+experiment=digits", "objective=latency", "budget.accuracy
 MOMENT = 0.6
 """Share of the search's time at which the picture of a running search is taken."""
 
+A_TRIAL = "//a[starts-with(., 't0000')]"
 PATIENCE = 180.0
 SETTLE_SECONDS = 3.0
 """Charts move into place for so long."""
@@ -155,9 +156,10 @@ def take_mlflow(database: Path) -> None:
     child = _best_child(study, runs)
     with mlflow_ui(database) as address, browser(1500, 950) as driver:
         page = f"{address}/#/experiments/{experiment.experiment_id}/runs"
-        _open(driver, f"{page}?viewStateShareKey=autocompress", FIRST_ROW)
+        _open(driver, page, FIRST_ROW)
         _tidy(driver)
-        _shoot(driver, "mlflow_table", FIRST_ROW)
+        _open(driver, f"{page}?viewStateShareKey=autocompress", A_TRIAL)
+        _shoot(driver, "mlflow_table", A_TRIAL)
         _open(driver, f"{page}/{study.info.run_id}", "//strong[contains(., 'Ship')]")
         _shoot(driver, "mlflow_study", "//strong[contains(., 'Ship')]")
         _open(driver, f"{page}/{study.info.run_id}/model-metrics", "//*[contains(@class, 'main-svg')]")
@@ -188,6 +190,7 @@ def _tidy(driver: Chrome) -> None:
 def _shoot(driver: Chrome, name: str, xpath: str) -> None:
     wait_for(driver, lambda page: page.find_elements(By.XPATH, xpath), PATIENCE)
     time.sleep(SETTLE_SECONDS)
+    driver.execute_script("for (const bar of document.querySelectorAll('.modebar')) bar.style.display = 'none'")
     _save(name, driver.get_screenshot_as_png())
 
 

@@ -95,7 +95,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def study(tmp_path: Path) -> StudyContext:
-    np.save(tmp_path / "example.npy", np.zeros((1, 4, 8, 8), np.float32))
+    np.save(tmp_path / "example.npy", np.zeros((1, 4, 6, 6), np.float32))
     return replace(make_study(tmp_path), example=tmp_path / "example.npy")
 
 
@@ -185,7 +185,7 @@ def check_champion(server: Server, path: Path) -> None:
     serving = Server(server.folder, arguments, "ping", environment)
     serving.start()
     try:
-        images = np.random.default_rng(0).normal(size=(1, 4, 8, 8)).astype(np.float32)
+        images = np.random.default_rng(0).normal(size=(1, 4, 6, 6)).astype(np.float32)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         name, output = session.get_inputs()[0].name, session.get_outputs()[0].name
         answer = requests.post(f"{serving.uri}/invocations", json={"inputs": {name: images.tolist()}}, timeout=60)

@@ -7,17 +7,17 @@ import time
 
 _KEY = "autocompress"
 _COLUMN_WIDTHS = {
-    "attributes.`Run Name`": 320,
-    "runDateAndNestInfo": 150,
-    "duration": 80,
-    "metrics.`quality/accuracy`": 130,
-    "metrics.`latency/ratio`": 110,
-    "metrics.`size/ratio`": 110,
-    "metrics.`latency/median_ms`": 150,
-    "metrics.`size/bytes`": 110,
-    "tags.`autocompress.kind`": 90,
-    "tags.`autocompress.gate`": 90,
-    "tags.`autocompress.feasible`": 90,
+    "attributes.`Run Name`": 265,
+    "runDateAndNestInfo": 130,
+    "duration": 75,
+    "metrics.`quality/accuracy`": 125,
+    "metrics.`latency/ratio`": 100,
+    "metrics.`size/ratio`": 90,
+    "metrics.`latency/median_ms`": 145,
+    "metrics.`size/bytes`": 90,
+    "tags.`autocompress.kind`": 80,
+    "tags.`autocompress.gate`": 80,
+    "tags.`autocompress.feasible`": 80,
     "tags.`autocompress.reason`": 300,
 }
 
