@@ -10,6 +10,7 @@ from typing import Any, Literal
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
 from autocompress.changes import Changes
+from autocompress.data_set import DataSet
 from autocompress.policy import Policy
 from autocompress.quality import Quality
 
@@ -63,23 +64,6 @@ class LayerRow:
     structure: str = ""
     activation: str = ""
     observer: str = ""
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """What is known of a set of examples without reading it.
-
-    Attributes:
-        digest: short hash of its inputs and targets.
-        examples: how many there are.
-        shape: of one input, without the batch.
-        dtype: of the inputs.
-    """
-
-    digest: str
-    examples: int
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True)

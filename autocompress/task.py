@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.attention import write_out_attention
+from autocompress.data_set import DataSet
 from autocompress.errors import DataError
-from autocompress.record import DataSet
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]

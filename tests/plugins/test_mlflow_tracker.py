@@ -30,7 +30,8 @@ from onnx import TensorProto, helper, numpy_helper
 from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, SearchResult, StudyContext, Tracker, TrialRecord
 from autocompress.artifact import Artifact
 from autocompress.budget import Energy, Footprint
-from autocompress.record import DataSet, Final, LayerRow, Status
+from autocompress.data_set import DataSet
+from autocompress.record import Final, LayerRow, Status
 from autocompress.registry import load_registry
 from autocompress.testing import TrackerContract
 

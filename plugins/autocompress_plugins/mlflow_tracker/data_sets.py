@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
     from autocompress import StudyContext
-    from autocompress.record import DataSet
+    from autocompress.data_set import DataSet
 
 
 def dataset_inputs(study: StudyContext) -> list[DatasetInput]:
