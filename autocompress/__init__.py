@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from autocompress.budget import Budget as Budget
     from autocompress.budget import Latency as Latency
     from autocompress.budget import Measurement as Measurement
-    from autocompress.codebook import kernel_levels as kernel_levels
-    from autocompress.codebook import lloyd_max as lloyd_max
-    from autocompress.codebook import nearest as nearest
-    from autocompress.compensation import compensate as compensate
+    from autocompress.building.recovery import Recoverable as Recoverable
     from autocompress.components import Capabilities as Capabilities
     from autocompress.components import CompressedLayer as CompressedLayer
     from autocompress.components import Metric as Metric
@@ -29,26 +26,13 @@ if TYPE_CHECKING:
     from autocompress.components import Sampler as Sampler
     from autocompress.components import Target as Target
     from autocompress.components import Tracker as Tracker
-    from autocompress.compress import CompressedModel as CompressedModel
-    from autocompress.curves import Course as Course
-    from autocompress.curves import Curves as Curves
-    from autocompress.curves import study_curves as study_curves
     from autocompress.errors import AutocompressError as AutocompressError
-    from autocompress.factories import call_factory as call_factory
-    from autocompress.factories import load_function as load_function
-    from autocompress.figure import Figure as Figure
-    from autocompress.figures import study_figures as study_figures
-    from autocompress.folding import folded_norms as folded_norms
-    from autocompress.graph import Layer as Layer
-    from autocompress.graph import LayerPair as LayerPair
-    from autocompress.grid import Grid as Grid
-    from autocompress.grid import RowStatistics as RowStatistics
-    from autocompress.grid import check_bits as check_bits
-    from autocompress.grid import positive_scale as positive_scale
-    from autocompress.histogram import Histogram as Histogram
     from autocompress.hookspecs import hookimpl as hookimpl
-    from autocompress.information import divergence as divergence
-    from autocompress.plugin_api import PLUGIN_API as PLUGIN_API
+    from autocompress.inputs.factories import call_factory as call_factory
+    from autocompress.inputs.factories import load_function as load_function
+    from autocompress.network.graph import Layer as Layer
+    from autocompress.network.graph import LayerPair as LayerPair
+    from autocompress.plugin_loading.plugin_api import PLUGIN_API as PLUGIN_API
     from autocompress.policy import Activation as Activation
     from autocompress.policy import ChannelPolicy as ChannelPolicy
     from autocompress.policy import LayerPolicy as LayerPolicy
@@ -60,16 +44,32 @@ if TYPE_CHECKING:
     from autocompress.record import SearchResult as SearchResult
     from autocompress.record import StudyContext as StudyContext
     from autocompress.record import TrialRecord as TrialRecord
-    from autocompress.recovery import Recoverable as Recoverable
     from autocompress.registry import load_registry as load_registry
-    from autocompress.rows import ScaleRows as ScaleRows
+    from autocompress.reporting.curves import Course as Course
+    from autocompress.reporting.curves import Curves as Curves
+    from autocompress.reporting.curves import study_curves as study_curves
+    from autocompress.reporting.figure import Figure as Figure
+    from autocompress.reporting.figures import study_figures as study_figures
+    from autocompress.reporting.trial_names import trial_name as trial_name
     from autocompress.run import search as search
-    from autocompress.stats import LayerStats as LayerStats
     from autocompress.synthetic import SyntheticProblem as SyntheticProblem
     from autocompress.task import Examples as Examples
     from autocompress.task import Task as Task
+    from autocompress.tensors.codebook import kernel_levels as kernel_levels
+    from autocompress.tensors.codebook import lloyd_max as lloyd_max
+    from autocompress.tensors.codebook import nearest as nearest
+    from autocompress.tensors.compensation import compensate as compensate
+    from autocompress.tensors.compress import CompressedModel as CompressedModel
+    from autocompress.tensors.folding import folded_norms as folded_norms
+    from autocompress.tensors.grid import Grid as Grid
+    from autocompress.tensors.grid import RowStatistics as RowStatistics
+    from autocompress.tensors.grid import check_bits as check_bits
+    from autocompress.tensors.grid import positive_scale as positive_scale
+    from autocompress.tensors.histogram import Histogram as Histogram
+    from autocompress.tensors.information import divergence as divergence
+    from autocompress.tensors.rows import ScaleRows as ScaleRows
+    from autocompress.tensors.stats import LayerStats as LayerStats
     from autocompress.transport import Transport as Transport
-    from autocompress.trial_names import trial_name as trial_name
 
 _HOMES = {
     "artifact": ("Artifact",),
@@ -78,34 +78,34 @@ _HOMES = {
         *("Capabilities", "CompressedLayer", "Metric", "Observer", "Pruner", "QuantizedTensor", "Quantizer", "Recovery"),
         *("Sampler", "Target", "Tracker"),
     ),
-    "codebook": ("kernel_levels", "lloyd_max", "nearest"),
-    "compensation": ("compensate",),
-    "compress": ("CompressedModel",),
-    "curves": ("Course", "Curves", "study_curves"),
+    "tensors.codebook": ("kernel_levels", "lloyd_max", "nearest"),
+    "tensors.compensation": ("compensate",),
+    "tensors.compress": ("CompressedModel",),
+    "reporting.curves": ("Course", "Curves", "study_curves"),
     "errors": ("AutocompressError",),
-    "factories": ("call_factory", "load_function"),
-    "figure": ("Figure",),
-    "figures": ("study_figures",),
-    "folding": ("folded_norms",),
-    "graph": ("Layer", "LayerPair"),
-    "grid": ("Grid", "RowStatistics", "check_bits", "positive_scale"),
-    "histogram": ("Histogram",),
+    "inputs.factories": ("call_factory", "load_function"),
+    "reporting.figure": ("Figure",),
+    "reporting.figures": ("study_figures",),
+    "tensors.folding": ("folded_norms",),
+    "network.graph": ("Layer", "LayerPair"),
+    "tensors.grid": ("Grid", "RowStatistics", "check_bits", "positive_scale"),
+    "tensors.histogram": ("Histogram",),
     "hookspecs": ("hookimpl",),
-    "information": ("divergence",),
-    "plugin_api": ("PLUGIN_API",),
+    "tensors.information": ("divergence",),
+    "plugin_loading.plugin_api": ("PLUGIN_API",),
     "policy": ("Activation", "ChannelPolicy", "LayerPolicy", "Policy"),
     "problem": ("Costs", "Effect", "Problem"),
     "quality": ("Quality",),
     "record": ("SearchResult", "StudyContext", "TrialRecord"),
-    "recovery": ("Recoverable",),
+    "building.recovery": ("Recoverable",),
     "registry": ("load_registry",),
-    "rows": ("ScaleRows",),
+    "tensors.rows": ("ScaleRows",),
     "run": ("search",),
-    "stats": ("LayerStats",),
+    "tensors.stats": ("LayerStats",),
     "synthetic": ("SyntheticProblem",),
     "task": ("Examples", "Task"),
     "transport": ("Transport",),
-    "trial_names": ("trial_name",),
+    "reporting.trial_names": ("trial_name",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -21,7 +21,7 @@ class Latency:
         percentile_ms: its milliseconds; None: those of the median.
         missed: share of the calls that took longer than `budget.latency_ms`; None: there is no such limit.
         wander: share by which the reference's time wandered during the measurement; 0: it did not.
-        environment: `id` of the environment (`autocompress.fingerprint`) that it was measured in; empty: not told.
+        environment: `id` of the environment (`autocompress.measuring.fingerprint`) that it was measured in; empty: not told.
         load: processes that wanted to run, mean of a minute; None: not known.
     """
 
@@ -101,8 +101,8 @@ class Measurement:
 
     `accuracy` is the value of the task's metric on `images` examples; `accuracy_drop` is the FP32 file's value on the very
     same examples minus it, in the metric's own unit (of a share such as top-1 accuracy, 0.01 is one point); `divergence` is the
-    mean distance of the outputs from FP32's on them (`autocompress.distance.output_divergence`); `accuracy_drop_spread` is the
-    standard error of the drop; `memory_bytes` and `load_ms` are those of the `footprint`.
+    mean distance of the outputs from FP32's on them (`autocompress.accuracy.distance.output_divergence`);
+    `accuracy_drop_spread` is the standard error of the drop; `memory_bytes` and `load_ms` are those of the `footprint`.
     """
 
     size_bytes: int | None = None

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from autocompress.completion import answered
+from autocompress.commands.completion import answered
 from autocompress.errors import AutocompressError, ConfigError
 from autocompress.masking import masked
 from autocompress.nearest import nearest
@@ -22,11 +22,11 @@ JOBS = ("search", "worker", "sensitivity", "probe", "apply", "evaluate")
 """Verbs whose arguments Hydra reads."""
 
 COMMANDS = {
-    "report": "autocompress.report_html",
-    "sync": "autocompress.sync",
-    "plugins": "autocompress.plugin_list",
-    "new-plugin": "autocompress.new_plugin",
-    "doctor": "autocompress.doctor",
+    "report": "autocompress.reporting.report_html",
+    "sync": "autocompress.commands.sync",
+    "plugins": "autocompress.commands.plugin_list",
+    "new-plugin": "autocompress.commands.new_plugin",
+    "doctor": "autocompress.commands.doctor",
 }
 """Verbs with plain arguments: the module whose `main` takes them and returns the exit status."""
 

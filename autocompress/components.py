@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from autocompress.compress import CompressedModel
-    from autocompress.graph import Layer, LayerPair
+    from autocompress.building.recovery import Recoverable
+    from autocompress.network.graph import Layer, LayerPair
     from autocompress.policy import Activation
     from autocompress.problem import Problem
-    from autocompress.recovery import Recoverable
-    from autocompress.stats import LayerStats
+    from autocompress.tensors.compress import CompressedModel
+    from autocompress.tensors.stats import LayerStats
 
     Array = NDArray[np.generic]
     Session = Callable[[Sequence[Array]], list[Array]]

@@ -24,22 +24,22 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from autocompress.budget import Budget
-from autocompress.capability_probe import ProbeSettings
+from autocompress.choices.space import SpaceSettings
 from autocompress.components import Components, Metric, Observer, Sampler, Target
-from autocompress.data import DataSettings
-from autocompress.device import TimingSettings
-from autocompress.effects import SensitivitySettings
 from autocompress.errors import AutocompressError, ConfigError
-from autocompress.loop import Goal, SearchSettings
+from autocompress.inputs.data import DataSettings
+from autocompress.inputs.models import ModelSettings
 from autocompress.masking import mask_files, masked_values
-from autocompress.models import ModelSettings
+from autocompress.measuring.device import TimingSettings
 from autocompress.nearest import nearest
+from autocompress.prediction.effects import SensitivitySettings
+from autocompress.probing.capability_probe import ProbeSettings
 from autocompress.record import Objective
 from autocompress.registry import KINDS, Registry
+from autocompress.searching.loop import Goal, SearchSettings
 from autocompress.settings import Settings
-from autocompress.space import SpaceSettings
-from autocompress.storage import StudySettings
-from autocompress.trial import TrialSettings
+from autocompress.studies.storage import StudySettings
+from autocompress.trials.trial import TrialSettings
 
 CONFIG_MODULE = "autocompress.conf"
 

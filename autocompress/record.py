@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from autocompress.accuracy.changes import Changes
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
-from autocompress.changes import Changes
 from autocompress.data_set import DataSet
 from autocompress.policy import Policy
 from autocompress.quality import Quality
@@ -80,7 +80,7 @@ class StudyContext:
         baseline: the FP32 file on the search set, latency against itself.
         versions: distribution to version (runtime, plugins, torch, optuna, ...).
         config: the settings as plain values, empty when called from Python.
-        environment: what latencies depend on besides the files: `autocompress.fingerprint`.
+        environment: what latencies depend on besides the files: `autocompress.measuring.fingerprint`.
         self_check: FP32's latency timed against itself.
         data_sets: what the sets are, by use: `calibration`, `search`, `report`.
         example: a file (.npy) with one input, shape (1, ...); None: there is none.

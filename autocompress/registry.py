@@ -17,9 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 from autocompress import hookspecs
 from autocompress.components import Component, Metric, Observer, Pruner, Quantizer, Recovery, Sampler, Target, Tracker
 from autocompress.errors import ConfigError, PluginError, UnknownComponentError
-from autocompress.hook_check import check_hooks
-from autocompress.plugin_api import check_api, declared_api
-from autocompress.plugin_problem import plugin_problem
+from autocompress.plugin_loading.hook_check import check_hooks
+from autocompress.plugin_loading.plugin_api import check_api, declared_api
+from autocompress.plugin_loading.plugin_problem import plugin_problem
 
 DISABLED = "AUTOCOMPRESS_DISABLED_PLUGINS"
 

@@ -17,30 +17,30 @@ import numpy as np
 
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
-from autocompress.channels import ChannelGroups
-from autocompress.conclusion import conclude
-from autocompress.delivery import write_delivery
+from autocompress.display.progress import Progress
 from autocompress.errors import BudgetError, ConfigError
-from autocompress.graph import OPSET
-from autocompress.latency_model import prediction_error
-from autocompress.loop import Goal, SearchRun, help_trials, run_trials
-from autocompress.measured_problem import MeasuredProblem
-from autocompress.notify import Notifier
-from autocompress.progress import Progress
+from autocompress.network.channels import ChannelGroups
+from autocompress.network.graph import OPSET
+from autocompress.prediction.latency_model import prediction_error
+from autocompress.prediction.measured_problem import MeasuredProblem
 from autocompress.quality import Quality
 from autocompress.record import Objective, SearchResult, StudyContext
 from autocompress.registry import Registry, load_registry
-from autocompress.report import resolution_note, write_result
-from autocompress.report_html import write_report
-from autocompress.reproducibility import mask_overlap
-from autocompress.sensitivity import sensitivity_of
-from autocompress.sensitivity_files import write_sensitivity
+from autocompress.reporting.delivery import write_delivery
+from autocompress.reporting.notify import Notifier
+from autocompress.reporting.report import resolution_note, write_result
+from autocompress.reporting.report_html import write_report
+from autocompress.reporting.sensitivity import sensitivity_of
+from autocompress.reporting.sensitivity_files import write_sensitivity
+from autocompress.searching.conclusion import conclude
+from autocompress.searching.loop import Goal, SearchRun, help_trials, run_trials
+from autocompress.searching.reproducibility import mask_overlap
 from autocompress.settings import Settings
-from autocompress.storage import Storage, opened_storage
-from autocompress.study import SearchStudy, join_study, open_study
-from autocompress.study_file import save_study
+from autocompress.studies.storage import Storage, opened_storage
+from autocompress.studies.study import SearchStudy, join_study, open_study
+from autocompress.studies.study_file import save_study
 from autocompress.task import Task
-from autocompress.trial import Bench
+from autocompress.trials.trial import Bench
 from autocompress.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autocompress.capability_probe import ProbeSettings
+from autocompress.choices.space import SpaceSettings
 from autocompress.components import Components
-from autocompress.device import TimingSettings
-from autocompress.effects import SensitivitySettings
 from autocompress.errors import BudgetError
-from autocompress.loop import Goal, SearchSettings
-from autocompress.space import SpaceSettings
-from autocompress.storage import StudySettings
-from autocompress.trial import TrialSettings
+from autocompress.measuring.device import TimingSettings
+from autocompress.prediction.effects import SensitivitySettings
+from autocompress.probing.capability_probe import ProbeSettings
+from autocompress.searching.loop import Goal, SearchSettings
+from autocompress.studies.storage import StudySettings
+from autocompress.trials.trial import TrialSettings
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.attention import write_out_attention
 from autocompress.data_set import DataSet
 from autocompress.errors import DataError
+from autocompress.network.attention import write_out_attention
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]

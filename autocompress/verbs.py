@@ -13,35 +13,35 @@ import onnx
 import torch
 from google.protobuf.message import DecodeError
 
+from autocompress.accuracy.evaluation import Evaluator
+from autocompress.accuracy.host_accuracy import host_accuracy
+from autocompress.accuracy.intervals import Statistics, interval, paired_drop
+from autocompress.accuracy.significance import paired_p
 from autocompress.artifact import Artifact, sha256_of
 from autocompress.budget import Measurement
-from autocompress.cache import cache_folder
-from autocompress.candidate import build, load_state
-from autocompress.capability_probe import CapabilityProbe, find_capabilities
+from autocompress.building.candidate import build, load_state
+from autocompress.building.preparation import prepare
 from autocompress.config import Job
-from autocompress.data import load_splits
-from autocompress.device import open_device
+from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError, PolicyError
-from autocompress.evaluation import Evaluator
-from autocompress.factories import load_function
-from autocompress.figures import heat_map
-from autocompress.graph import BaseGraph
-from autocompress.host_accuracy import host_accuracy
-from autocompress.intervals import Statistics, interval, paired_drop
+from autocompress.inputs.cache import cache_folder
+from autocompress.inputs.data import load_splits
+from autocompress.inputs.factories import load_function
+from autocompress.inputs.training import cached_model
+from autocompress.measuring.device import open_device
+from autocompress.network.graph import BaseGraph
 from autocompress.policy import SavedPolicy, load_saved_policy
-from autocompress.preparation import prepare
-from autocompress.progress import Progress
+from autocompress.probing.capability_probe import CapabilityProbe, find_capabilities
 from autocompress.record import Final
 from autocompress.registry import Registry
-from autocompress.report import final_dict, table
+from autocompress.reporting.figures import heat_map
+from autocompress.reporting.report import final_dict, table
+from autocompress.reporting.sensitivity import measure_sensitivity
+from autocompress.reporting.sensitivity_files import sensitivity_content, write_sensitivity
+from autocompress.reporting.sensitivity_table import WIDTH, sensitivity_table
 from autocompress.run import run, work
-from autocompress.sensitivity import measure_sensitivity
-from autocompress.sensitivity_files import sensitivity_content, write_sensitivity
-from autocompress.sensitivity_table import WIDTH, sensitivity_table
 from autocompress.settings import Settings
-from autocompress.significance import paired_p
 from autocompress.task import Task
-from autocompress.training import cached_model
 from autocompress.workspace import open_workspace
 
 MINIMUM_WIDTH = 60

@@ -11,31 +11,31 @@ from dataclasses import dataclass
 
 import torch
 
-from autocompress.cache import cache_folder
-from autocompress.calibration import Calibration
-from autocompress.capability_probe import CapabilityProbe, find_capabilities
-from autocompress.channels import ChannelGroups, find_groups
+from autocompress.accuracy.evaluation import Evaluator
+from autocompress.building.preparation import prepare
+from autocompress.building.twin import verify_groups
+from autocompress.choices.space import SearchSpace, build_space
+from autocompress.choices.worthwhile import Uses, worthwhile
 from autocompress.components import Metric
-from autocompress.compress import LayerDatabase
-from autocompress.device import Device, open_device
-from autocompress.effects import Journal
+from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError
-from autocompress.evaluation import Evaluator
-from autocompress.findings import Findings
-from autocompress.graph import BaseGraph
-from autocompress.narrow_weights import with_narrow_weights
+from autocompress.inputs.cache import cache_folder
+from autocompress.measuring.device import Device, open_device
+from autocompress.network.channels import ChannelGroups, find_groups
+from autocompress.network.graph import BaseGraph
 from autocompress.policy import INTEGER_BITS
-from autocompress.preparation import prepare
-from autocompress.progress import Progress
+from autocompress.prediction.effects import Journal
+from autocompress.probing.capability_probe import CapabilityProbe, find_capabilities
+from autocompress.probing.findings import Findings
 from autocompress.settings import Settings
-from autocompress.space import SearchSpace, build_space
-from autocompress.sparsity import CHANNEL
-from autocompress.storage import Storage, existing_storage
-from autocompress.study import searched_spaces
+from autocompress.studies.storage import Storage, existing_storage
+from autocompress.studies.study import searched_spaces
 from autocompress.task import Task, check_labels
-from autocompress.trial import Bench
-from autocompress.twin import verify_groups
-from autocompress.worthwhile import Uses, worthwhile
+from autocompress.tensors.calibration import Calibration
+from autocompress.tensors.compress import LayerDatabase
+from autocompress.tensors.narrow_weights import with_narrow_weights
+from autocompress.tensors.sparsity import CHANNEL
+from autocompress.trials.trial import Bench
 
 
 @dataclass(frozen=True)

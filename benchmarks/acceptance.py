@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from autocompress.candidate import load_state
+from autocompress.building.candidate import load_state
 from autocompress.components import QuantizedTensor
 
 RESULTS = Path(__file__).parent / "results"

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from autocompress.choices.space import SearchSpace, build_space
 from autocompress.policy import LayerPolicy, Policy
-from autocompress.space import SearchSpace, build_space
 from benchmarks.acceptance import CASES, run_case
 from benchmarks.other_tools import made_by_others, that_run
 from benchmarks.workbench import TIMING, Workbench, publish, workbench

@@ -10,7 +10,7 @@ from pathlib import Path
 from autocompress.budget import Latency, Measurement
 from autocompress.errors import AutocompressError
 from autocompress.policy import Policy
-from autocompress.trial import Bench
+from autocompress.trials.trial import Bench
 from benchmarks.busy_clock import busy_seconds
 
 ModelledLatency = Callable[[Policy], Latency]

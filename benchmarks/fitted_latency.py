@@ -9,12 +9,12 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from autocompress.budget import Latency
-from autocompress.device import TimingSettings
-from autocompress.effects import Journal
-from autocompress.latency_model import LatencyFeatures, LatencyModel, Observation
+from autocompress.choices.space import SearchSpace
+from autocompress.measuring.device import TimingSettings
 from autocompress.policy import Policy
-from autocompress.space import SearchSpace
-from autocompress.trial import Bench
+from autocompress.prediction.effects import Journal
+from autocompress.prediction.latency_model import LatencyFeatures, LatencyModel, Observation
+from autocompress.trials.trial import Bench
 
 MIXES = 24
 """Random policies that are timed."""

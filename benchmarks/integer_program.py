@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress.knapsack import solve
+from autocompress.choices.space import SearchSpace
 from autocompress.policy import Policy
+from autocompress.prediction.knapsack import solve
 from autocompress.problem import Problem
-from autocompress.space import SearchSpace
 from benchmarks.evaluation_cache import ModelledLatency
 
 SMALLEST_SHARE = 0.02

@@ -25,12 +25,12 @@ from autocompress_plugins.knapsack import Knapsack
 from autocompress_plugins.onnxruntime_cpu import OnnxRuntime
 
 from autocompress import Budget, LayerPolicy, Measurement, Policy, SyntheticProblem, TrialRecord
-from autocompress.loop import Goal, SearchRun, SearchSettings, run_trials
-from autocompress.progress import Progress
+from autocompress.choices.space import SearchSpace
+from autocompress.display.progress import Progress
 from autocompress.record import LayerRow, Objective
-from autocompress.space import SearchSpace
-from autocompress.storage import sqlite_storage
-from autocompress.study import RECORD, open_study
+from autocompress.searching.loop import Goal, SearchRun, SearchSettings, run_trials
+from autocompress.studies.storage import sqlite_storage
+from autocompress.studies.study import RECORD, open_study
 from benchmarks.workbench import publish
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def seconds_of_trials(objective: Objective, trials: int) -> Sequence[tuple[float
         run = SearchRun(bench, Goal(objective, problem.budget), problem, settings, Path(name), Progress(io.StringIO()))
         storage, identity = sqlite_storage(Path(name) / "study.db"), ["made up"]
         study = open_study(storage, identity, space, objective, problem.budget, lambda done: Knapsack().create(problem, done))
-        with mock.patch("autocompress.loop.run_trial", free_trial(problem, space)):
+        with mock.patch("autocompress.searching.loop.run_trial", free_trial(problem, space)):
             run_trials(run, study, space, lambda record: ends.append((time.perf_counter(), time.process_time())))
     differences = np.diff(np.array(ends), axis=0)
     return [(float(wall), float(processor)) for wall, processor in differences]

@@ -23,8 +23,8 @@ from autocompress_plugins.gptq import Gptq
 from autocompress_plugins.mean_rounding import MeanRounding
 
 from autocompress.components import Quantizer, Recovery
-from autocompress.compress import LayerDatabase
 from autocompress.policy import LayerPolicy, Policy
+from autocompress.tensors.compress import LayerDatabase
 from benchmarks.workbench import Workbench, publish, workbench
 
 MODELS = {

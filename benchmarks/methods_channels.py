@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from autocompress_plugins.finetune import FineTune
 
-from autocompress.allocation import allocate
-from autocompress.channels import ChannelGroup
-from autocompress.compress import CompressedModel
+from autocompress.building.twin import module_twin
+from autocompress.network.allocation import allocate
+from autocompress.network.channels import ChannelGroup
 from autocompress.policy import ChannelPolicy, LayerPolicy, Policy
-from autocompress.twin import module_twin
+from autocompress.tensors.compress import CompressedModel
 from benchmarks.workbench import Workbench, publish, workbench
 
 ROUNDS = 5

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from autocompress.calibration import Calibration
 from autocompress.components import Observer
-from autocompress.compress import LayerDatabase
 from autocompress.policy import LayerPolicy, Policy
 from autocompress.registry import load_registry
+from autocompress.tensors.calibration import Calibration
+from autocompress.tensors.compress import LayerDatabase
 from benchmarks.workbench import Workbench, publish, workbench
 
 OBSERVERS = ("minmax", "moving_average", "percentile", "mse", "entropy", "global")

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from autocompress_plugins.finetune import FineTune
 
-from autocompress.compress import CompressedModel
 from autocompress.policy import ChannelPolicy, LayerPolicy, Policy
+from autocompress.tensors.compress import CompressedModel
 from benchmarks.workbench import Workbench, publish, workbench
 
 CRITERIA = ("sparse", "importance", "stability")

@@ -15,8 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
-from autocompress.device import Device
 from autocompress.errors import RuntimeCrashError
+from autocompress.measuring.device import Device
 
 Tool = Callable[[Path, Path, NDArray[Any]], None]
 

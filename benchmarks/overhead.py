@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_module
 
 from autocompress import hookimpl
 from autocompress.config import CONFIG_MODULE, Job, job_from, register
-from autocompress.progress import Progress
+from autocompress.display.progress import Progress
 from autocompress.record import TrialRecord
 from autocompress.registry import load_registry
 from autocompress.run import run

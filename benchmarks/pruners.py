@@ -21,8 +21,8 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from autocompress.config import CONFIG_MODULE, job_from, register
+from autocompress.display.progress import Progress
 from autocompress.policy import ChannelPolicy, LayerPolicy, Policy
-from autocompress.progress import Progress
 from autocompress.record import SearchResult
 from autocompress.registry import Registry, load_registry
 from autocompress.run import run

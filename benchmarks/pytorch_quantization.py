@@ -30,9 +30,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autocompress.measuring.runner import load_session
+from autocompress.measuring.timing import Effort, Run, measure
 from autocompress.policy import LayerPolicy, Policy
-from autocompress.runner import load_session
-from autocompress.timing import Effort, Run, measure
 from benchmarks.workbench import Workbench, publish, workbench
 
 EFFORT = Effort(seconds=4.0, precision=0.005)

@@ -16,11 +16,11 @@ import numpy as np
 from autocompress_plugins.affine import Int4, Int8
 from numpy.typing import NDArray
 
+from autocompress.accuracy.racing import ERROR, Rival, find_defeat
 from autocompress.components import Metric
-from autocompress.compress import LayerDatabase
 from autocompress.policy import LayerPolicy, Policy
-from autocompress.racing import ERROR, Rival, find_defeat
-from autocompress.trial import TrialSettings
+from autocompress.tensors.compress import LayerDatabase
+from autocompress.trials.trial import TrialSettings
 from benchmarks.workbench import Workbench, publish, workbench
 
 ORDERS = 200

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from autocompress import LayerPolicy, Policy, SearchResult, StudyContext, TrialRecord
-from autocompress.report_html import write_report
-from autocompress.selection import pareto_front, ranked
+from autocompress.reporting.report_html import write_report
+from autocompress.searching.selection import pareto_front, ranked
 from autocompress.testing import make_records, make_result, make_study
 from benchmarks.workbench import publish
 

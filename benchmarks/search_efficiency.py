@@ -2,9 +2,9 @@
 
 Each arm searches the front of accuracy, latency and size on real files: bytes of the built file, accuracy and divergence by
 the runtime on the search set, kept by the file's hash and shared between arms and seeds, latency by a model. Hypervolume as in
-`autocompress.hypervolume`; seconds are those of the sampler and of building and evaluating when each file was first measured,
-and of the tables from the moment an arm asks for them, all as processor time of one thread, which other work on the machine
-does not change.
+`autocompress.reporting.hypervolume`; seconds are those of the sampler and of building and evaluating when each file was first
+measured, and of the tables from the moment an arm asks for them, all as processor time of one thread, which other work on the
+machine does not change.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from typing import Any, cast
 import torch
 
 from autocompress.budget import Budget, Measurement
+from autocompress.choices.space import SearchSpace, SpaceSettings, build_space
 from autocompress.components import Sampler
-from autocompress.effects import Journal, SensitivitySettings
-from autocompress.hypervolume import hypervolume
-from autocompress.measured_problem import MeasuredProblem
+from autocompress.display.progress import Progress
 from autocompress.policy import Policy
+from autocompress.prediction.effects import Journal, SensitivitySettings
+from autocompress.prediction.measured_problem import MeasuredProblem
+from autocompress.prediction.timed_options import LATENCY, TimedOptions
 from autocompress.problem import Effect
-from autocompress.progress import Progress
 from autocompress.record import TrialRecord
 from autocompress.registry import Registry, load_registry
-from autocompress.space import SearchSpace, SpaceSettings, build_space
-from autocompress.start import start_batches
-from autocompress.storage import sqlite_storage
-from autocompress.study import SearchStudy, open_study
-from autocompress.timed_options import LATENCY, TimedOptions
-from autocompress.trial import Bench, TrialSettings
+from autocompress.reporting.hypervolume import hypervolume
+from autocompress.searching.start import start_batches
+from autocompress.studies.storage import sqlite_storage
+from autocompress.studies.study import SearchStudy, open_study
+from autocompress.trials.trial import Bench, TrialSettings
 from autocompress.verbs import cache_folder
 from benchmarks.busy_clock import busy_seconds
 from benchmarks.efficiency_figure import draw, summary
@@ -194,7 +194,7 @@ def _row(arm: str, seed: int, trial: int, volume: float, seconds: float, complet
 
 
 def _enqueue(study: SearchStudy, space: SearchSpace, batches: Iterator[Sequence[Policy]]) -> None:
-    """As in `autocompress.loop`."""
+    """As in `autocompress.searching.loop`."""
     while not study.has_waiting and (batch := next(batches, None)) is not None:
         for policy in batch:
             study.enqueue_seed(space.indices(policy))

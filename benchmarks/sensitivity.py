@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from autocompress.config import CONFIG_MODULE, job_from, register
-from autocompress.progress import Progress
+from autocompress.display.progress import Progress
 from autocompress.registry import load_registry
 from autocompress.settings import Settings
 from autocompress.task import Examples, Task

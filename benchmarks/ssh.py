@@ -24,8 +24,8 @@ import optuna
 
 from autocompress import Budget, LayerPolicy, Policy, load_registry, search
 from autocompress.config import compose_settings
-from autocompress.device import Device, TimingSettings, open_device
-from autocompress.trial import Bench, TrialSettings, run_trial
+from autocompress.measuring.device import Device, TimingSettings, open_device
+from autocompress.trials.trial import Bench, TrialSettings, run_trial
 from benchmarks.loopback import Loopback, open_loopback
 from benchmarks.workbench import Workbench, publish, workbench
 

@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 from autocompress.budget import Latency
-from autocompress.device import TimingSettings, open_device
+from autocompress.measuring.device import TimingSettings, open_device
 from autocompress.policy import LayerPolicy, Policy
 from autocompress.registry import load_registry
 from benchmarks.workbench import RESULTS, publish, workbench

@@ -28,7 +28,7 @@ from mlflow import MlflowClient
 
 from autocompress import StudyContext, TrialRecord
 from autocompress.cli import main as command_line
-from autocompress.notify import Notifier
+from autocompress.reporting.notify import Notifier
 from autocompress.testing import make_records, make_result, make_study
 from benchmarks.browser import browser, element, mlflow_ui
 from benchmarks.workbench import publish

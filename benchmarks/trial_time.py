@@ -20,8 +20,8 @@ from autocompress_plugins.random_search import RandomSearch
 from optuna import logging
 
 from autocompress import Budget, LayerPolicy, Policy, SyntheticProblem
-from autocompress.device import TimingSettings
-from autocompress.trial import Bench, run_trial
+from autocompress.measuring.device import TimingSettings
+from autocompress.trials.trial import Bench, run_trial
 from benchmarks.search_efficiency import bench_of
 from benchmarks.workbench import publish, workbench
 

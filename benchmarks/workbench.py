@@ -19,25 +19,25 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_module
 
-from autocompress.calibration import Calibration
-from autocompress.candidate import Candidate, build
-from autocompress.channels import ChannelGroup, find_groups
+from autocompress.accuracy.evaluation import Evaluator
+from autocompress.accuracy.intervals import paired_drop
+from autocompress.building.candidate import Candidate, build
+from autocompress.building.recovery import Recoverable
+from autocompress.choices.space import SpaceSettings
 from autocompress.components import Components, Recovery
-from autocompress.compress import CompressedModel, LayerDatabase
 from autocompress.config import CONFIG_MODULE, job_from, register
-from autocompress.device import Device, TimingSettings, open_device
-from autocompress.evaluation import Evaluator
-from autocompress.fingerprint import device_name
-from autocompress.graph import BaseGraph, export
-from autocompress.intervals import paired_drop
+from autocompress.display.progress import Progress
+from autocompress.measuring.device import Device, TimingSettings, open_device
+from autocompress.measuring.fingerprint import device_name
+from autocompress.network.channels import ChannelGroup, find_groups
+from autocompress.network.graph import BaseGraph, export
 from autocompress.policy import Policy
-from autocompress.progress import Progress
 from autocompress.record import SearchResult
-from autocompress.recovery import Recoverable
 from autocompress.registry import load_registry
 from autocompress.run import run
-from autocompress.space import SpaceSettings
 from autocompress.task import Task
+from autocompress.tensors.calibration import Calibration
+from autocompress.tensors.compress import CompressedModel, LayerDatabase
 from autocompress.verbs import build_task
 
 RESULTS = Path(__file__).parent / "results"

@@ -28,7 +28,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress import cli, verbs
-from autocompress.study import INTERRUPTED, RETRY_OF
+from autocompress.studies.study import INTERRUPTED, RETRY_OF
 from benchmarks.postgres import postgres_server
 from benchmarks.workbench import publish
 

@@ -16,24 +16,24 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-import autocompress.calibration
+import autocompress.tensors.calibration
+from autocompress.accuracy.evaluation import Evaluator
 from autocompress.budget import NO_LIMITS, Budget, Footprint, Latency, Measurement
-from autocompress.calibration import Calibration
-from autocompress.candidate import Candidate, build
-from autocompress.channels import ChannelGroups, find_groups
+from autocompress.building.candidate import Candidate, build
 from autocompress.components import Components
-from autocompress.compress import LayerDatabase
 from autocompress.config import compose_settings
-from autocompress.device import Device, TimingSettings, open_device
-from autocompress.evaluation import Evaluator
-from autocompress.graph import BaseGraph, export
+from autocompress.measuring.device import Device, TimingSettings, open_device
+from autocompress.measuring.runner import load_session
+from autocompress.network.channels import ChannelGroups, find_groups
+from autocompress.network.graph import BaseGraph, export
 from autocompress.policy import Policy
 from autocompress.record import SearchResult
 from autocompress.registry import Registry, load_registry
 from autocompress.run import search
-from autocompress.runner import load_session
 from autocompress.task import Task
-from autocompress.trial import Bench, TrialSettings
+from autocompress.tensors.calibration import Calibration
+from autocompress.tensors.compress import LayerDatabase
+from autocompress.trials.trial import Bench, TrialSettings
 
 torch.set_num_threads(1)
 """Tiny tensors gain nothing from a second thread, which waits by spinning; and the trained weights depend on the number."""
@@ -122,7 +122,7 @@ def tiny_task(tiny: Tiny) -> Task:
 def exhaustive(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Calibration:
     """Statistics over all positions of the images, not over a sample of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autocompress.calibration, "POSITIONS", 64)
+        patch.setattr(autocompress.tensors.calibration, "POSITIONS", 64)
         calibration = Calibration(tiny.task, tiny.graph, tiny.components, tmp_path_factory.mktemp("exhaustive"))
         calibration.observe()
     return calibration

@@ -10,10 +10,10 @@ import pytest
 from optuna._hypervolume import compute_hypervolume
 
 from autocompress import Latency, LayerPolicy, Measurement, Policy, SyntheticProblem
-from autocompress.hypervolume import REFERENCE, hypervolume
+from autocompress.choices.space import SearchSpace
 from autocompress.record import Objective
-from autocompress.space import SearchSpace
-from autocompress.trial import Bench
+from autocompress.reporting.hypervolume import REFERENCE, hypervolume
+from autocompress.trials.trial import Bench
 from benchmarks.efficiency_figure import at_times, draw, p_value, summary
 from benchmarks.evaluation_cache import EvaluationCache
 from benchmarks.integer_program import integer_program

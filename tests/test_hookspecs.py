@@ -31,8 +31,8 @@ from autocompress import (
     hookspecs,
     testing,
 )
-from autocompress.notify import Notifier
 from autocompress.registry import KINDS, load_registry
+from autocompress.reporting.notify import Notifier
 
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("autocompress_"))
 PAGE = Path(__file__).parents[1] / "docs" / "plugins.md"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autocompress import Budget, SearchResult, Task, search
-from autocompress.report import result_dict, table
+from autocompress.reporting.report import result_dict, table
 
 QUICK = [
     "tracking=[]",

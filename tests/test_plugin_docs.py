@@ -15,7 +15,7 @@ import torch
 from sklearn.metrics import recall_score
 
 from autocompress import CompressedLayer, testing
-from autocompress.new_plugin import KIND_TO_GROUP, Plugin
+from autocompress.commands.new_plugin import KIND_TO_GROUP, Plugin
 from autocompress.registry import Registry, load_registry
 from autocompress.testing import make_layer, make_records, make_stats, make_study
 

@@ -12,7 +12,7 @@ import pytest
 
 import autocompress
 from autocompress import errors, testing
-from autocompress.new_plugin import KIND_TO_GROUP, Plugin
+from autocompress.commands.new_plugin import KIND_TO_GROUP, Plugin
 
 ROOT = Path(__file__).parents[1]
 

@@ -21,16 +21,16 @@ from mlflow import MlflowClient
 from numpy.typing import NDArray
 
 from autocompress import Budget, LayerPolicy, Measurement, Policy, SearchResult, Task, search
+from autocompress.commands.sync import main as sync
 from autocompress.config import compose_settings
 from autocompress.errors import AutocompressError, BudgetError, ConfigError, DataError, PolicyError
-from autocompress.graph import export
-from autocompress.plain import to_plain
+from autocompress.network.graph import export
 from autocompress.policy import SavedPolicy, load_saved_policy
 from autocompress.record import Final
 from autocompress.run import check_measured
 from autocompress.settings import Settings
-from autocompress.study_file import load_study, saved_studies
-from autocompress.sync import main as sync
+from autocompress.studies.plain import to_plain
+from autocompress.studies.study_file import load_study, saved_studies
 from autocompress.verbs import apply_policy
 
 QUICK = [

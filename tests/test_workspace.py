@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from autocompress import LayerPolicy
+from autocompress.choices.space import SearchSpace
 from autocompress.config import compose_settings
-from autocompress.device import Device
-from autocompress.findings import Case, Finding, Findings
-from autocompress.space import SearchSpace
+from autocompress.measuring.device import Device
+from autocompress.probing.findings import Case, Finding, Findings
 from autocompress.workspace import _identity, _part
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from autocompress.graph import Layer
-from autocompress.stats import LayerStats
+from autocompress.network.graph import Layer
+from autocompress.tensors.stats import LayerStats
 
 GRADIENT_SAMPLES, GRADIENT_EXAMPLES = 8, 32
 """Sums of gradients that made-up statistics have, and the examples that they are of."""

@@ -11,7 +11,7 @@ from autocompress.components import (
     Pruner,
 )
 from autocompress.policy import LayerPolicy
-from autocompress.sparsity import share_removed, weight_mask
+from autocompress.tensors.sparsity import share_removed, weight_mask
 from autocompress.testing.layers import make_stats
 from autocompress.testing.round_trip import check_settings
 from autocompress.testing.weights import Case, WeightContract, half_mask

@@ -14,7 +14,7 @@ from autocompress.components import (
     QuantizedTensor,
     Recovery,
 )
-from autocompress.graph import Layer, LayerPair
+from autocompress.network.graph import Layer, LayerPair
 from autocompress.testing.layers import make_stats
 from autocompress.testing.round_trip import check_settings
 from autocompress.testing.weights import Case, WeightContract, half_mask, random_tensor

@@ -17,8 +17,8 @@ import torch
 from autocompress.components import (
     Target,
 )
+from autocompress.measuring.runner import load_module
 from autocompress.policy import Activation
-from autocompress.runner import load_module
 from autocompress.testing.batches import normal
 from autocompress.testing.convolution_file import INPUT_STEP, INPUT_ZERO, OUTPUT_STEP, write_convolution
 from autocompress.testing.round_trip import check_settings

@@ -16,8 +16,8 @@ from autocompress import hookspecs
 from autocompress.components import (
     Tracker,
 )
-from autocompress.notify import Notifier, TrackerWarning
 from autocompress.record import Status, StudyContext, TrialRecord
+from autocompress.reporting.notify import Notifier, TrackerWarning
 from autocompress.testing.round_trip import check_settings
 from autocompress.testing.studies import make_records, make_result, make_study
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autocompress.graph import Layer
+from autocompress.network.graph import Layer
 from autocompress.testing.layers import make_layer
 
 Case = tuple[Tensor, Layer]

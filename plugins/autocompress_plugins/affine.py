@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Affine(Quantizer):
-    """Round to nearest on `value = (code - zero_point) * scale`; the formulas are those of `autocompress.grid`.
+    """Round to nearest on `value = (code - zero_point) * scale`; the formulas are those of `autocompress.tensors.grid`.
 
     Abstract: `Int8` and `Int4` name it and preset the fields.
 

@@ -20,11 +20,11 @@ from mlflow import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress import Budget, LayerPolicy, Measurement, TrialRecord
+from autocompress.choices.space import SearchSpace
 from autocompress.errors import ConfigError
-from autocompress.heartbeat import HEARTBEAT
-from autocompress.space import SearchSpace
-from autocompress.storage import Storage, StudySettings, opened_storage
-from autocompress.study import INTERRUPTED, OPEN, STATE, SearchStudy, join_study, open_study
+from autocompress.studies.heartbeat import HEARTBEAT
+from autocompress.studies.storage import Storage, StudySettings, opened_storage
+from autocompress.studies.study import INTERRUPTED, OPEN, STATE, SearchStudy, join_study, open_study
 from benchmarks.postgres import PASSWORD, missing, postgres_server
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())

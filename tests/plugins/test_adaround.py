@@ -19,14 +19,14 @@ from autocompress_plugins.adaround.units import find_units
 from torch import Tensor, nn
 
 from autocompress import CompressedLayer, LayerPolicy, Policy, QuantizedTensor, Recoverable, Recovery, Task
-from autocompress.calibration import Calibration
-from autocompress.compress import LayerDatabase
+from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError
-from autocompress.graph import export
+from autocompress.network.graph import export
 from autocompress.policy import ChannelPolicy
-from autocompress.progress import Progress
+from autocompress.tensors.calibration import Calibration
+from autocompress.tensors.compress import LayerDatabase
 from autocompress.testing import RecoveryContract
-from autocompress.trial import Bench
+from autocompress.trials.trial import Bench
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

@@ -13,12 +13,12 @@ from autocompress_plugins.bias_correction import BiasCorrection
 from torch import Tensor, nn
 
 from autocompress import LayerPolicy, Policy, QuantizedTensor, Recoverable, Recovery
-from autocompress.compress import LayerDatabase
+from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError
 from autocompress.policy import ChannelPolicy
-from autocompress.progress import Progress
+from autocompress.tensors.compress import LayerDatabase
 from autocompress.testing import RecoveryContract
-from autocompress.trial import Bench
+from autocompress.trials.trial import Bench
 
 
 class TestBiasCorrection(RecoveryContract):

@@ -13,8 +13,8 @@ from torch import nn
 
 from autocompress import LayerPair, Recovery
 from autocompress.errors import ConfigError
-from autocompress.graph import export
-from autocompress.pairs import layer_pairs
+from autocompress.network.graph import export
+from autocompress.network.pairs import layer_pairs
 from autocompress.testing import RecoveryContract
 
 

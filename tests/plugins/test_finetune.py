@@ -13,14 +13,14 @@ from autocompress_plugins.finetune.depthwise import FastDepthwise
 from torch import nn
 from torch.nn import functional
 
+from autocompress.building.recovery import Recoverable
+from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError, DataError
+from autocompress.measuring.runner import load_session
 from autocompress.policy import LayerPolicy, Policy
-from autocompress.progress import Progress
-from autocompress.recovery import Recoverable
-from autocompress.runner import load_session
 from autocompress.task import Task
 from autocompress.testing import RecoveryContract
-from autocompress.trial import Bench
+from autocompress.trials.trial import Bench
 
 
 class TestFineTune(RecoveryContract):

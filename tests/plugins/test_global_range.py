@@ -9,7 +9,7 @@ import pytest
 from autocompress_plugins.global_range import GlobalRange
 
 from autocompress import Observer
-from autocompress.calibration import Calibration
+from autocompress.tensors.calibration import Calibration
 from autocompress.testing import ObserverContract
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autocompress import LayerPolicy, Pruner
 from autocompress.errors import ConfigError
-from autocompress.sparsity import weight_mask
+from autocompress.tensors.sparsity import weight_mask
 from autocompress.testing import GRADIENT_EXAMPLES, PrunerContract, make_layer, make_stats
 
 

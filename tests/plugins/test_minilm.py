@@ -16,17 +16,17 @@ from autocompress_plugins.minilm.encoder import Encoder, TopicClassifier
 from autocompress_plugins.minilm.package import tokenize
 from autocompress_plugins.minilm.sentences import read_sentences, sentences
 
-from autocompress.calibration import Calibration
-from autocompress.candidate import build, placement_warnings
+from autocompress.accuracy.evaluation import Evaluator, snr_db
+from autocompress.building.candidate import build, placement_warnings
+from autocompress.building.twin import module_twin, twin_outputs
 from autocompress.components import Capabilities
-from autocompress.compress import LayerDatabase
-from autocompress.device import Device
 from autocompress.errors import ModelError
-from autocompress.evaluation import Evaluator, snr_db
-from autocompress.graph import BaseGraph, export
+from autocompress.measuring.device import Device
+from autocompress.network.graph import BaseGraph, export
 from autocompress.policy import Activation, LayerPolicy, Policy
 from autocompress.task import Task
-from autocompress.twin import module_twin, twin_outputs
+from autocompress.tensors.calibration import Calibration
+from autocompress.tensors.compress import LayerDatabase
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

@@ -23,9 +23,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
 from autocompress import StudyContext, TrialRecord, load_registry
+from autocompress.commands.sync import tell_again
 from autocompress.errors import StorageError
-from autocompress.study_file import SavedStudy
-from autocompress.sync import tell_again
+from autocompress.studies.study_file import SavedStudy
 from autocompress.testing import make_records, make_result, make_study
 
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "GIT_PYTHON_REFRESH": "quiet"}

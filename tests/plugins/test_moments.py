@@ -8,7 +8,7 @@ from autocompress_plugins.moments import GAIN_LIMITS, Moments
 from torch.nn import functional
 
 from autocompress import CompressedLayer, LayerStats, Recovery
-from autocompress.graph import Layer
+from autocompress.network.graph import Layer
 from autocompress.testing import RecoveryContract, make_layer
 
 

@@ -16,16 +16,16 @@ from autocompress_plugins.openvino_cpu import OpenVino
 from numpy.typing import NDArray
 
 from autocompress import Budget, CompressedModel, Target, search
-from autocompress.candidate import Candidate, build
-from autocompress.channels import ChannelGroups
+from autocompress.accuracy.evaluation import snr_db
+from autocompress.building.candidate import Candidate, build
 from autocompress.components import Components, QuantizedTensor
-from autocompress.compress import LayerDatabase
 from autocompress.config import compose_settings
-from autocompress.device import Device, open_device
 from autocompress.errors import ConfigError
-from autocompress.evaluation import snr_db
+from autocompress.measuring.device import Device, open_device
+from autocompress.measuring.runner import load_module
+from autocompress.network.channels import ChannelGroups
 from autocompress.policy import LayerPolicy, Policy
-from autocompress.runner import load_module
+from autocompress.tensors.compress import LayerDatabase
 from autocompress.testing import TargetContract
 
 if TYPE_CHECKING:

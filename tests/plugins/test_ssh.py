@@ -21,11 +21,11 @@ from autocompress_plugins.ssh import Ssh, client
 
 from autocompress import LayerPolicy, Policy, Target, Task, load_registry, search
 from autocompress.artifact import sha256_of
-from autocompress.candidate import Candidate
+from autocompress.building.candidate import Candidate
 from autocompress.config import compose_settings
-from autocompress.device import Device, TimingSettings, open_device
 from autocompress.errors import ConfigError, RuntimeCrashError, UnknownComponentError, UnreachableError
-from autocompress.report import table
+from autocompress.measuring.device import Device, TimingSettings, open_device
+from autocompress.reporting.report import table
 from autocompress.testing import TargetContract
 from autocompress.verbs import evaluate_artifact
 from benchmarks.loopback import Loopback, open_loopback, why_missing

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from autocompress import Budget, SearchResult, Task, search
-from autocompress.evaluation import snr_db
+from autocompress.accuracy.evaluation import snr_db
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

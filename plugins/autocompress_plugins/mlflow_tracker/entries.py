@@ -15,7 +15,7 @@ from autocompress.record import LayerRow, State
 
 if TYPE_CHECKING:
     from autocompress import Quality, SearchResult, StudyContext
-    from autocompress.curves import Reached
+    from autocompress.reporting.curves import Reached
 
 BASELINE, FINAL = "baseline", "final"
 LAYER_TABLE = "layers.json"

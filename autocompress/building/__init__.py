@@ -1,0 +1,1 @@
+"""From a policy to the file, and to the module that computes the same."""

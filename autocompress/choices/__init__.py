@@ -1,0 +1,1 @@
+"""What a search may decide, and what it tries before it has learned anything."""

@@ -1,0 +1,1 @@
+"""Verbs with plain arguments, and completion."""

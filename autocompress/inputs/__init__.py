@@ -1,0 +1,1 @@
+"""What the user names: data, models with their weights, functions."""

@@ -1,0 +1,1 @@
+"""Files on a device: the process there, its timing protocol, memory, energy, lease."""

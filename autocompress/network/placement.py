@@ -1,0 +1,164 @@
+"""Which operators compute in integers, and which tensors are quantized for them.
+
+A layer whose weight has codes computes in integers, statically where its input (and, but for a matrix product, its output) has
+a grid of 8 bits, dynamically where its input's grid is found at run time; else in float with the values of the codes. An
+operator without weights follows its inputs. A tensor has one quantizer, shared by all its readers, so precision changes only
+where it must.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from autocompress.components import Capabilities
+from autocompress.errors import PolicyError
+from autocompress.network.graph import BaseGraph, Layer, Op
+from autocompress.policy import FLOAT_BITS, INTEGER_BITS, TENSOR_BITS, Activation, Policy
+
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators that a runtime may make integer by itself, also when their weight is shared and they are no layer."""
+
+HARD = frozenset({"HardSigmoid", "HardSwish"})
+"""Operators that are integer only where the file writes them as others: a runtime leaves them as they are."""
+
+PRODUCT = "MatMul"
+"""A product of two activations."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The consequences of a policy for the graph.
+
+    Attributes:
+        integer: names of the nodes that compute in integers.
+        quantized: activation tensor to the tensor whose scale it uses (itself, unless an operator only moved values).
+        barriers: node that stays float to its quantized input; the runtime would otherwise make the node integer.
+        modes: layer whose weight has codes to how it computes.
+        dynamic: names of the products of two activations that find both grids at run time.
+    """
+
+    integer: frozenset[str]
+    quantized: dict[str, str]
+    barriers: dict[str, str]
+    modes: dict[str, Activation] = field(default_factory=dict)
+    dynamic: frozenset[str] = frozenset()
+
+
+def place(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Placement:
+    """Work out the placement of a policy on a graph."""
+    modes = {layer.name: _mode(layer, policy) for layer in graph.layers.values() if has_codes(policy, layer.name)}
+    dynamic = frozenset(op.name for op in graph.ops if op.op_type == PRODUCT and policy.ops.get(op.name) == "dynamic")
+    integer = {graph.layers[name].node for name, mode in modes.items() if mode != "float"} | dynamic
+    quantized = {name: name for name in _asked(graph, policy, capabilities, modes)}
+    for op in graph.ops:
+        if _op_is_integer(op, policy, capabilities, quantized):
+            integer.add(op.name)
+            if op.op_type in capabilities.passthrough_ops:
+                for output in op.outputs:
+                    _share(quantized, output, quantized[op.inputs[0]])
+            elif op.op_type != PRODUCT:
+                _share(quantized, op.output, op.output)
+    barriers = _barriers(graph, capabilities, integer, quantized) if capabilities.barriers else {}
+    return Placement(frozenset(integer), quantized, barriers, modes, dynamic)
+
+
+def check_decisions(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> None:
+    """Refuse what the target cannot compute.
+
+    Raises:
+        PolicyError: an activation, an operator's precision or a tensor's bits that are not possible, or of an unknown name.
+    """
+    for name, layer in policy.layers.items():
+        if layer.quantizer is not None and name in graph.layers:
+            _require(f"layer {name}: activation", layer.activation, capabilities.modes(graph.layers[name].kind))
+    ops = {op.name: _precisions(op, capabilities) for op in graph.ops}
+    for name, precision in policy.ops.items():
+        _require("operator", name, tuple(ops))
+        _require(f"operator {name}: precision", precision, ops[name])
+    known = quantizable(graph, capabilities) if policy.tensors or policy.observers else ()
+    for name in (*policy.tensors, *policy.observers):
+        _require("tensor", name, known)
+    for name, bits in policy.tensors.items():
+        _require(f"tensor {name}: bits", bits, TENSOR_BITS)
+
+
+def _require(what: str, given: object, possible: Sequence[object]) -> None:
+    if given not in possible:
+        raise PolicyError(f"policy: {what} {given}: this target offers {', '.join(map(str, possible)) or 'none'} here")
+
+
+def _precisions(op: Op, capabilities: Capabilities) -> tuple[str, ...]:
+    integer = has_kernel(op, capabilities) or op.op_type in capabilities.passthrough_ops
+    dynamic = op.op_type == PRODUCT and "dynamic" in capabilities.modes("linear") and not op.constant
+    return ("float", *(["integer"] if integer else []), *(["dynamic"] if dynamic else []))
+
+
+def has_codes(policy: Policy, layer: str) -> bool:
+    """Whether the policy quantizes the layer's weight."""
+    return layer in policy.layers and policy.layers[layer].quantizer is not None
+
+
+def _mode(layer: Layer, policy: Policy) -> Activation:
+    """What the policy asks, unless it wants a tensor that a static layer needs in 8 bits in more."""
+    wanted = policy.layers[layer.name].activation
+    return "float" if wanted == "static" and not all(_is_short(name, policy) for name in _ends(layer)) else wanted
+
+
+def _is_short(tensor: str, policy: Policy) -> bool:
+    return policy.tensors.get(tensor, INTEGER_BITS) == INTEGER_BITS
+
+
+def _asked(graph: BaseGraph, policy: Policy, capabilities: Capabilities, modes: Mapping[str, Activation]) -> Iterator[str]:
+    """Tensors that static layers, operators that the policy names, and the policy itself want quantized."""
+    for name, mode in modes.items():
+        if mode == "static":
+            yield from _ends(graph.layers[name])
+    for op in graph.ops:
+        if policy.ops.get(op.name) == "integer" and has_kernel(op, capabilities):
+            yield from (name for name in op.inputs if _is_short(name, policy))
+    yield from (name for name, bits in policy.tensors.items() if bits < FLOAT_BITS)
+
+
+def quantizable(graph: BaseGraph, capabilities: Capabilities) -> tuple[str, ...]:
+    """Tensors that some policy may quantize: those need a range."""
+    ops = [op for op in graph.ops if op.op_type in capabilities.integer_ops | capabilities.passthrough_ops]
+    names = [name for layer in graph.layers.values() for name in (*layer.activations, layer.output)]
+    return tuple(dict.fromkeys([*names, *(name for op in ops for name in (*op.inputs, *op.outputs))]))
+
+
+def _ends(layer: Layer) -> tuple[str, ...]:
+    """A matrix product writes float directly where no integer operator reads it; a convolution has no such kernel."""
+    return (layer.input,) if layer.kind == "linear" else (layer.input, layer.output)
+
+
+def _op_is_integer(op: Op, policy: Policy, capabilities: Capabilities, quantized: Mapping[str, str]) -> bool:
+    able = has_kernel(op, capabilities) or op.op_type in capabilities.passthrough_ops
+    ready = all(name in quantized and _is_short(quantized[name], policy) for name in op.inputs)
+    ready = ready and all(name != "output" and _is_short(name, policy) for name in op.outputs)
+    return able and ready and policy.ops.get(op.name, "integer") == "integer"
+
+
+def has_kernel(op: Op, capabilities: Capabilities) -> bool:
+    """Whether the target can compute the operator in integers, on a range of its own."""
+    return op.op_type in capabilities.integer_ops and not op.constant
+
+
+def _barriers(
+    graph: BaseGraph, capabilities: Capabilities, integer: Collection[str], quantized: Collection[str]
+) -> dict[str, str]:
+    barriers = {layer.node: name for layer in graph.layers.values() for name in layer.activations if name in quantized}
+    for op in graph.ops:
+        tempting = (has_kernel(op, capabilities) and op.op_type not in HARD) or op.op_type in WEIGHTED
+        if tempting and all(name in quantized for name in (*op.inputs, op.output)):
+            barriers[op.name] = op.inputs[0]
+    return {node: tensor for node, tensor in barriers.items() if node not in integer}
+
+
+def _share(quantized: dict[str, str], output: str, source: str) -> None:
+    """Give a tensor a quantizer. One that a reader already asked for keeps its own range only if the operator computes."""
+    previous = quantized.get(output)
+    quantized[output] = source
+    if previous == output and source != output:
+        for name in [name for name, used in quantized.items() if used == output]:
+            quantized[name] = source

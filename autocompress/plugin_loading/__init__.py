@@ -1,0 +1,1 @@
+"""Whether a plugin fits: its version of the interface, its hooks, and what to say when it does not."""

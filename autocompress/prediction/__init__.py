@@ -1,0 +1,1 @@
+"""What steers a search: what options do alone, and what policies will cost."""

@@ -1,0 +1,1 @@
+"""What compressing gains on a device, found out on small networks."""

@@ -1,0 +1,1 @@
+"""The study on disk or in a database, shared, resumed, and never wrong."""

@@ -1,0 +1,1 @@
+"""What happens to one weight or activation: statistics, ranges, grids, codebooks, masks."""

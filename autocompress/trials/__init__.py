@@ -1,0 +1,1 @@
+"""One trial: a file passes one gate after another."""
