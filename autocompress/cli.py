@@ -15,7 +15,7 @@ from typing import NoReturn
 from autocompress.commands.completion import answered
 from autocompress.errors import AutocompressError, ConfigError
 from autocompress.masking import masked
-from autocompress.nearest import nearest
+from autocompress.suggestion import nearest
 
 DEFAULT_VERB = "search"
 JOBS = ("search", "worker", "sensitivity", "probe", "apply", "evaluate")

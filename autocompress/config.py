@@ -31,7 +31,6 @@ from autocompress.inputs.data import DataSettings
 from autocompress.inputs.models import ModelSettings
 from autocompress.masking import mask_files, masked_values
 from autocompress.measuring.device import TimingSettings
-from autocompress.nearest import nearest
 from autocompress.prediction.effects import SensitivitySettings
 from autocompress.probing.capability_probe import ProbeSettings
 from autocompress.record import Objective
@@ -39,6 +38,7 @@ from autocompress.registry import KINDS, Registry
 from autocompress.searching.loop import Goal, SearchSettings
 from autocompress.settings import Settings
 from autocompress.studies.storage import StudySettings
+from autocompress.suggestion import nearest
 from autocompress.trials.trial import TrialSettings
 
 CONFIG_MODULE = "autocompress.conf"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from autocompress.nearest import closest
+from autocompress.suggestion import closest
 
 
 class AutocompressError(Exception):

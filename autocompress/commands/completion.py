@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from autocompress.errors import ConfigError
-from autocompress.nearest import nearest
+from autocompress.suggestion import nearest
 
 FLAG = "-sc"
 """Hydra's: `-sc install=SHELL` prints what the shell shall evaluate, which then asks with `-sc query=SHELL`."""

@@ -14,9 +14,9 @@ from typing import Any, cast
 
 from autocompress.commands.plugin_check import check
 from autocompress.errors import ConfigError
-from autocompress.nearest import nearest
 from autocompress.plugin_loading.plugin_api import PLUGIN_API
 from autocompress.registry import Registered, Registry, load_registry
+from autocompress.suggestion import nearest
 
 HEADINGS = ("KIND", "NAME", "FROM", "SETTINGS")
 

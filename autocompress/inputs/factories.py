@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from autocompress.errors import ConfigError
-from autocompress.nearest import nearest
+from autocompress.suggestion import nearest
 
 
 def call_factory(setting: str, written: str, arguments: Mapping[str, Any]) -> Any:

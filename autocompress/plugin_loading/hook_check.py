@@ -8,7 +8,7 @@ from typing import Any
 
 from autocompress import hookspecs
 from autocompress.errors import PluginError
-from autocompress.nearest import nearest
+from autocompress.suggestion import nearest
 
 _MARK = f"{hookspecs.PROJECT}_impl"
 """Attribute that `@hookimpl` leaves on a function."""

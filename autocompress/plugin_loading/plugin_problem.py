@@ -10,8 +10,8 @@ from types import ModuleType
 
 import autocompress
 from autocompress.errors import AutocompressError
-from autocompress.nearest import nearest
 from autocompress.plugin_loading.plugin_api import DECLARATION, this_api
+from autocompress.suggestion import nearest
 
 
 def plugin_problem(error: BaseException, declared: str | None) -> str:
