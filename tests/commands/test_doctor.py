@@ -120,7 +120,7 @@ def test_where_runs_would_be_kept(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"something else, and long enough to be read as a header" * 100)
     with pytest.raises(OSError, match="is no MLflow database"):
         MlflowTracker(root=str(tmp_path)).reach(study)
-    with pytest.raises(ConnectionError, match=r"the server http://127\.0\.0\.1:9 does not answer"):
+    with pytest.raises(ConnectionError, match=r"the server http://user:\*\*\*@127\.0\.0\.1:9 does not answer"):
         MlflowTracker(uri="http://user:secret@127.0.0.1:9").reach(study)
 
 

@@ -165,7 +165,13 @@ def test_failed_before_anything_was_measured(stream: Stream, columns: int) -> No
     assert text(rendered(stream.getvalue(), columns))[1] == "  t0003  4.0b s35      failed at build"
 
 
-STAGE = "import time; from autocompress.display.progress import Progress\nwith Progress().stage('export'):\n    time.sleep(60)"
+STAGE = """
+import signal, time
+from autocompress.display.progress import Progress
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
+with Progress().stage("export"):
+    time.sleep(60)
+"""
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:

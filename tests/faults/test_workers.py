@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -329,7 +330,9 @@ def started(verb: str, address: str, model: str, log: Path) -> subprocess.Popen[
     slow = ("metric=function", "metric.function.path=benchmarks.slow_metric:right_after_a_while")
     few = ("objective=size", "sampler=random", "pruner=[sparse]", "space.ops=false", "trial.subsets=[]")
     arguments = [verb, *SMALL, *study, *slow, *few, f"model.name={model}", f"search.trials={TRIALS}", "hydra.run.dir=out"]
-    own = {**environment(Path(__file__).parents[2]), "AUTOCOMPRESS_BENCHMARK_SECONDS": "0.3"}
+    usual = environment()
+    paths = f"{Path(__file__).parents[2]}{os.pathsep}{usual['PYTHONPATH']}"
+    own = {**usual, "PYTHONPATH": paths, "AUTOCOMPRESS_BENCHMARK_SECONDS": "0.3"}
     with log.open("w") as file:
         return subprocess.Popen(command(arguments), cwd=log.parent, env=own, stdout=file, stderr=file)
 

@@ -40,7 +40,7 @@ def test_its_configuration_is_found(written: Path, tmp_path: Path) -> None:
     config = yaml.safe_load(done.stdout)
     assert config["quantizer"] == {"shifts": {"powers": 5}}
     assert config["data"]["factory"].endswith("digits")  # of the experiment that it builds on
-    shown = run(tmp_path, "--help", python=python(written)).stdout.splitlines()
+    shown = run(tmp_path, "search", "--help", python=python(written)).stdout.splitlines()
     assert {"shifts", "digits"} <= set(next(line for line in shown if line.startswith("experiment:")).replace(",", "").split())
 
 

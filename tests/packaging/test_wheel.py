@@ -74,7 +74,7 @@ def test_every_source_file_is_inside(source: Path, wheel: Path) -> None:
         f"{place}/{path.relative_to(source / folder).as_posix()}"
         for folder, place in FOLDERS.items()
         for path in (source / folder).rglob("*")
-        if path.suffix in {".py", ".yaml", ".tsv", ".txt"} or path.name == "py.typed"
+        if path.suffix in {".py", ".yaml", ".tsv", ".txt", ".jinja"} or path.name == "py.typed"
     }
     with ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}

@@ -51,7 +51,7 @@ class OpenVino(Target):
             raise ConfigError("target.openvino: OpenVINO is not installed; add it with: pip install 'autocompress[openvino]'")
 
     def capabilities(self) -> Capabilities:
-        """INT8 kernels for convolutions and products; INT4 and codebooks expand to INT8 at load, packed sparse weights do not.
+        """INT8 kernels for convolutions and products; INT4 and codebooks expand to INT8 at load, packed sparse do not run.
 
         Float operators between quantized tensors stay float by themselves.
         """
