@@ -45,11 +45,13 @@ if TYPE_CHECKING:
     from autocompress.record import StudyContext as StudyContext
     from autocompress.record import TrialRecord as TrialRecord
     from autocompress.registry import load_registry as load_registry
+    from autocompress.reporting.answer import answer as answer
     from autocompress.reporting.curves import Course as Course
     from autocompress.reporting.curves import Curves as Curves
     from autocompress.reporting.curves import study_curves as study_curves
     from autocompress.reporting.figure import Figure as Figure
     from autocompress.reporting.figures import study_figures as study_figures
+    from autocompress.reporting.report import comparison as comparison
     from autocompress.reporting.trial_names import trial_name as trial_name
     from autocompress.run import search as search
     from autocompress.synthetic import SyntheticProblem as SyntheticProblem
@@ -81,6 +83,7 @@ _HOMES = {
     "tensors.codebook": ("kernel_levels", "lloyd_max", "nearest"),
     "tensors.compensation": ("compensate",),
     "tensors.compress": ("CompressedModel",),
+    "reporting.answer": ("answer",),
     "reporting.curves": ("Course", "Curves", "study_curves"),
     "errors": ("AutocompressError",),
     "inputs.factories": ("call_factory", "load_function"),
@@ -105,6 +108,7 @@ _HOMES = {
     "synthetic": ("SyntheticProblem",),
     "task": ("Examples", "Task"),
     "transport": ("Transport",),
+    "reporting.report": ("comparison",),
     "reporting.trial_names": ("trial_name",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -174,8 +174,9 @@ with Progress().stage("export"):
 """
 
 
+@pytest.mark.timing
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
-    """The terminal itself writes `^C` at the cursor."""
+    """The terminal itself writes `^C` at the cursor, on a busy machine also in the middle of a redrawing."""
     terminal = Terminal([sys.executable, "-c", STAGE], tmp_path, 60)
     try:
         terminal.wait(lambda written: "0:01" in written)

@@ -493,8 +493,10 @@ def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study
     (run,) = runs(client, "study")
     text = run.data.tags["mlflow.note.content"]
     assert run.info.status == "FINISHED"
-    assert text.startswith("**Ship `best/model.onnx`: 2.44x faster, 3.33x smaller than FP32, accuracy 0.5 points lower.**")
-    assert "| accuracy | 88.10% | 87.60% | 0.50 points lower |" in text and "| 2.000 ms | 0.820 ms | 2.44x faster |" in text
+    assert text.startswith(
+        "**Ship best/model.onnx: 2.44x faster and 3.33x smaller than FP32, accuracy 0.5 points lower (budget: "
+    )
+    assert "| accuracy | 88.10% | 87.60% | -0.50 points |" in text and "| 2.000 ms | 0.820 ms | 2.44x faster |" in text
     assert "the drop is 0.10 to 0.90 points (95 % interval)." in text
     assert "`size_ratio` ≤ 0.4" in text and "- a reason\n" in text and "some CPU, onnxruntime 1.31.1." in text
     assert run.data.tags["autocompress.status"] == "feasible" and run.data.tags["autocompress.best_trial"] == "1"
@@ -523,10 +525,10 @@ def test_the_result_is_on_the_studys_run(root: Path, client: MlflowClient, study
 @pytest.mark.parametrize(
     ("status", "answer"),
     [
-        ("unproven", "**Ship `best/model.onnx`: 2.44x faster"),
-        ("infeasible", "**Nothing fits the budget.** The nearest is 2.44x faster"),
-        ("not_worth_it", "**Ship the FP32 file**"),
-        ("interrupted", "**Interrupted.** The best so far is 2.44x faster"),
+        ("unproven", "**best/model.onnx is 2.44x faster"),
+        ("infeasible", "**Nothing fits the budget; the nearest file is 2.44x faster"),
+        ("not_worth_it", "**Ship the FP32 file: nothing that was tried is better"),
+        ("interrupted", "**Interrupted; the best so far is 2.44x faster"),
     ],
 )
 def test_the_note_begins_with_the_answer(study: StudyContext, model: Artifact, status: Status, answer: str) -> None:
@@ -537,13 +539,13 @@ def test_another_metric_keeps_its_own_unit(root: Path, client: MlflowClient, stu
     baseline, best = replace(BASELINE, accuracy=-0.5), replace(BASELINE, accuracy=-0.5123)
     kl = replace(study, metric="kl", percent=False, baseline=baseline)
     finals = {"baseline": Final(model, baseline, (-0.6, -0.4)), "best": Final(model, best, (-0.6, -0.4))}
-    result = result_of(kl, model, drop=0.0123, drop_ci=(-0.001, 0.02), records=[], best_trial=None, **finals)
+    result = result_of(kl, model, drop=0.0123, drop_ci=(-0.001, 0.02), records=[], quality=kl.quality, **finals)
     track(root, kl, []).autocompress_search_finished(result)
     assert runs(client, "baseline")[0].info.run_name == "baseline 1.00x kl -0.5"
     (run,) = runs(client, "study")
     text = run.data.tags["mlflow.note.content"]
     assert run.data.tags["autocompress.metric"] == "kl"
-    assert "than FP32, kl 0.0123 lower.**" in text and "| kl | -0.5 | -0.5123 | 0.0123 lower |" in text
+    assert "than FP32, kl 0.0123 lower (" in text and "| kl | -0.5 | -0.5123 | -0.0123 |" in text
     assert "the drop is -0.001 to 0.02 (95 % interval)" in text
     assert "point" not in text and "%" not in text.replace("95 %", "")
 
