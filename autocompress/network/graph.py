@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from autocompress.errors import ExportError
 from autocompress.network.normalize import normalize
 from autocompress.network.sequences import sizes
+from autocompress.whole_file import write_whole
 
 OPSET = 21
 """First opset with INT4 tensors."""
@@ -302,11 +303,7 @@ def save(model: ir.Model, path: Path) -> None:
     shapes = [(value, value.shape, value.type) for value in _values(model) if id(value) not in kept]
     for value, _, _ in shapes:
         value.shape, value.type = None, None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = ir.serde.serialize_model(model).SerializeToString()
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    write_whole(path, ir.serde.serialize_model(model).SerializeToString())
     for value, shape, type_ in shapes:
         value.shape, value.type = shape, type_
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from autocompress.whole_file import write_whole
+
 Subject = Literal["layer", "op"]
 
 SURE = 0.03
@@ -127,11 +129,8 @@ class Findings:
 
     def save(self, path: Path) -> None:
         """Write all rows with their verdicts, replacing the file as a whole."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         rows = [{**asdict(row), "verdict": self.verdict(row)} for row in self.rows]
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({**asdict(self), "rows": rows}, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps({**asdict(self), "rows": rows}, indent=1) + "\n")
 
     def joined(self, rows: Iterable[Finding]) -> Findings:
         """With further rows; those of a subject that is known already stay as they are, so that verdicts do not change."""

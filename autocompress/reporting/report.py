@@ -16,6 +16,7 @@ from autocompress.budget import Latency, Measurement
 from autocompress.quality import Quality
 from autocompress.record import Final, SearchResult
 from autocompress.reporting.answer import EXPLAINED, answer, times
+from autocompress.whole_file import write_whole
 
 Row = tuple[str, str, str, str]
 
@@ -116,11 +117,7 @@ def resolution_note(check: Latency) -> str:
 def write_result(result: SearchResult) -> Path:
     """Write result.json, whole or not at all, and beside it which examples and classes of the report set changed."""
     write_changes(result.changes, result.folder)
-    path = result.folder / "result.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result_dict(result), indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_whole(result.folder / "result.json", json.dumps(result_dict(result), indent=2) + "\n")
 
 
 def table(result: SearchResult) -> str:

@@ -30,6 +30,7 @@ from autocompress.reporting.trial_names import trial_name
 from autocompress.reporting.unfinished import unfinished
 from autocompress.searching.selection import pareto_front
 from autocompress.studies.study_file import last_study
+from autocompress.whole_file import write_whole
 
 REPORT = "report.html"
 PROBE = "probe.json"
@@ -55,11 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def write_report(study: StudyContext, result: SearchResult) -> Path:
     """Write report.html into the study's folder, whole or not at all."""
-    path = study.folder / REPORT
-    partial = path.with_suffix(".partial")
-    partial.write_text(report_page(study, result), encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_whole(study.folder / REPORT, report_page(study, result))
 
 
 def report_page(study: StudyContext, result: SearchResult) -> str:

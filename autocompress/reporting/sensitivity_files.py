@@ -11,20 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.reporting.sensitivity import LayerSensitivity, OptionSensitivity, Sensitivity
+from autocompress.whole_file import write_whole
 
 COLUMNS = ("divergence", "drop", "size_bytes", "saved_bytes", "saved_latency_ms")
 
 
 def write_sensitivity(found: Sensitivity, folder: Path) -> None:
     """Write both files; documented in docs/sensitivity.md."""
-    _replace(folder / "sensitivity.json", json.dumps(sensitivity_content(found), indent=2, allow_nan=False) + "\n")
-    _replace(folder / "sensitivity.csv", _csv(found))
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(folder / "sensitivity.json", json.dumps(sensitivity_content(found), indent=2, allow_nan=False) + "\n")
+    write_whole(folder / "sensitivity.csv", _csv(found))
 
 
 def sensitivity_content(found: Sensitivity) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from autocompress.budget import Budget, Measurement
 from autocompress.choices.space import SearchSpace
 from autocompress.errors import ConfigError
-from autocompress.record import DIRECTIONS, Kind, Objective, TrialRecord, objective_values
+from autocompress.record import DIRECTIONS, Objective, TrialRecord, objective_values
 from autocompress.studies.finished_trials import add_finished
 from autocompress.studies.heartbeat import HEARTBEAT, Heartbeat, Watch
 from autocompress.studies.sisters import judged_again
@@ -187,10 +187,6 @@ class SearchStudy:
 
     def _beat(self, trial_id: int, count: int) -> None:
         self._study._storage.set_trial_user_attr(trial_id, HEARTBEAT, count)
-
-    def enqueue(self, indices: dict[str, int], kind: Kind) -> None:
-        """Try these parameters before asking the sampler."""
-        self._study.enqueue_trial(indices, user_attrs={KIND: kind})
 
     def enqueue_seed(self, indices: dict[str, int]) -> None:
         """Try these parameters early, unless they were queued or tried before."""

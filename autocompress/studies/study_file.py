@@ -14,6 +14,7 @@ from autocompress.record import SearchResult, StudyContext, TrialRecord
 from autocompress.studies.plain import from_plain, to_plain
 from autocompress.studies.storage import StudySettings, opened_storage
 from autocompress.studies.study import stored_records
+from autocompress.whole_file import write_whole
 
 FOLDER = "studies"
 """Folder of the files, one for each study, in a search's output folder."""
@@ -33,11 +34,7 @@ def save_study(context: StudyContext, result: SearchResult | None = None) -> Pat
     path = context.folder / FOLDER / f"{context.name}.json"
     bare = None if result is None else replace(result, records=())
     content = {"context": to_plain(context, context.folder), "result": to_plain(bare, context.folder)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, default=str), encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_whole(path, json.dumps(content, indent=2, default=str))
 
 
 def load_study(path: Path) -> SavedStudy:

@@ -77,7 +77,7 @@ def run_one(study: SearchStudy, state: State = "complete") -> TrialRecord:
 
 def tell(study: SearchStudy, number: int, stem: int, head: int, state: State = "complete") -> TrialRecord:
     """Store a trial with these parameters."""
-    study.enqueue({"stem": stem, "head": head}, "trial")
+    study._study.enqueue_trial({"stem": stem, "head": head}, user_attrs={"kind": "trial"})
     trial = study.ask()
     assert trial.number == number
     made = record(number, trial.params, state)
