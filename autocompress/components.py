@@ -267,6 +267,8 @@ class Capabilities:
             named: `static`.
         codebooks: whether codes that name entries of a table are expanded at load.
         group_sizes: layer kinds whose weights may have one scale for each block of inputs, when they compute in float.
+        fused_ops: ONNX operators that a convolution's integer kernel computes in float on its own sums: the output before them
+            needs no range.
         integer_ops: ONNX operators without weights that have an integer kernel with an output range of its own.
         passthrough_ops: ONNX operators that only move values, so that the output keeps the input's scale.
         packed_sparse: whether a bit mask plus packed non-zeros is expanded at load and not at each inference.
@@ -283,6 +285,7 @@ class Capabilities:
     group_sizes: frozenset[str] = frozenset()
     minimum_runtime: Mapping[str, str] = field(default_factory=dict)
     barriers: bool = True
+    fused_ops: frozenset[str] = frozenset()
 
     def modes(self, kind: str) -> tuple[Activation, ...]:
         """How a layer of this kind may compute when its weight has codes."""

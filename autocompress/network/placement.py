@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from autocompress.components import Capabilities
 from autocompress.errors import PolicyError
-from autocompress.network.graph import BaseGraph, Layer, Op
+from autocompress.network.graph import BaseGraph, Op
 from autocompress.policy import FLOAT_BITS, INTEGER_BITS, TENSOR_BITS, Activation, Policy
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -47,10 +47,12 @@ class Placement:
 
 def place(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Placement:
     """Work out the placement of a policy on a graph."""
-    modes = {layer.name: _mode(layer, policy) for layer in graph.layers.values() if has_codes(policy, layer.name)}
+    ends = _ends(graph, capabilities)
+    modes = {name: _mode(name, policy, ends[name]) for name in graph.layers if has_codes(policy, name)}
     dynamic = frozenset(op.name for op in graph.ops if op.op_type == PRODUCT and policy.ops.get(op.name) == "dynamic")
     integer = {graph.layers[name].node for name, mode in modes.items() if mode != "float"} | dynamic
-    quantized = {name: name for name in _asked(graph, policy, capabilities, modes)}
+    static = [tensor for name, mode in modes.items() if mode == "static" for tensor in ends[name]]
+    quantized = {name: name for name in (*static, *_asked(graph, policy, capabilities))}
     for op in graph.ops:
         if _op_is_integer(op, policy, capabilities, quantized):
             integer.add(op.name)
@@ -99,21 +101,18 @@ def has_codes(policy: Policy, layer: str) -> bool:
     return layer in policy.layers and policy.layers[layer].quantizer is not None
 
 
-def _mode(layer: Layer, policy: Policy) -> Activation:
+def _mode(layer: str, policy: Policy, ends: Sequence[str]) -> Activation:
     """What the policy asks, unless it wants a tensor that a static layer needs in 8 bits in more."""
-    wanted = policy.layers[layer.name].activation
-    return "float" if wanted == "static" and not all(_is_short(name, policy) for name in _ends(layer)) else wanted
+    wanted = policy.layers[layer].activation
+    return "float" if wanted == "static" and not all(_is_short(name, policy) for name in ends) else wanted
 
 
 def _is_short(tensor: str, policy: Policy) -> bool:
     return policy.tensors.get(tensor, INTEGER_BITS) == INTEGER_BITS
 
 
-def _asked(graph: BaseGraph, policy: Policy, capabilities: Capabilities, modes: Mapping[str, Activation]) -> Iterator[str]:
-    """Tensors that static layers, operators that the policy names, and the policy itself want quantized."""
-    for name, mode in modes.items():
-        if mode == "static":
-            yield from _ends(graph.layers[name])
+def _asked(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Iterator[str]:
+    """Tensors that operators which the policy names, and the policy itself, want quantized."""
     for op in graph.ops:
         if policy.ops.get(op.name) == "integer" and has_kernel(op, capabilities):
             yield from (name for name in op.inputs if _is_short(name, policy))
@@ -127,9 +126,16 @@ def quantizable(graph: BaseGraph, capabilities: Capabilities) -> tuple[str, ...]
     return tuple(dict.fromkeys([*names, *(name for op in ops for name in (*op.inputs, *op.outputs))]))
 
 
-def _ends(layer: Layer) -> tuple[str, ...]:
-    """A matrix product writes float directly where no integer operator reads it; a convolution has no such kernel."""
-    return (layer.input,) if layer.kind == "linear" else (layer.input, layer.output)
+def _ends(graph: BaseGraph, capabilities: Capabilities) -> dict[str, tuple[str, ...]]:
+    """The tensors that each layer needs quantized when it is static.
+
+    A matrix product writes float directly where no integer operator reads it; a convolution only to what fuses with it.
+    """
+    fused = {name for op in graph.ops if op.op_type in capabilities.fused_ops for name in op.inputs}
+    return {
+        name: (layer.input,) if layer.kind == "linear" or layer.output in fused else (layer.input, layer.output)
+        for name, layer in graph.layers.items()
+    }
 
 
 def _op_is_integer(op: Op, policy: Policy, capabilities: Capabilities, quantized: Mapping[str, str]) -> bool:

@@ -70,6 +70,27 @@ def test_a_single_integer_layer_quantizes_its_ends_and_holds_back_its_reader(tin
     assert found.barriers == {outer.node: outer.input}
 
 
+def test_what_fuses_with_a_convolution_reads_its_float_sums() -> None:
+    layers = [layer("a", "input", "a"), layer("b", "s", "b")]
+    swish = [Op("sigmoid", "Sigmoid", ("a",), "g"), Op("mul", "Mul", ("a", "g"), "s")]
+    fusing = replace(CAPABILITIES, fused_ops=frozenset({"Sigmoid"}), integer_ops=frozenset({"Add", "Mul"}))
+    found = place(graph(layers, swish), integer("a", "b"), fusing)
+    assert found.quantized == {name: name for name in ("input", "s", "b")}
+    assert found.integer == {"node_a", "node_b"}
+    assert found.barriers == {}
+    other = place(graph(layers, swish), integer("a", "b"), CAPABILITIES)
+    assert set(other.quantized) == {"input", "a", "s", "b"}
+
+
+def test_a_convolution_keeps_its_range_where_nothing_fuses_or_an_operator_is_asked_to_be_integer() -> None:
+    layers = [layer("a", "input", "a"), layer("b", "s", "b")]
+    ops = [Op("mul", "Mul", ("a", "a"), "s")]
+    fusing = replace(CAPABILITIES, fused_ops=frozenset({"Sigmoid"}))
+    assert "a" in place(graph(layers, ops), integer("a", "b"), fusing).quantized
+    asked = Policy({"a": INT8, "b": INT8}, ops={"mul": "integer"})
+    assert place(graph(layers, ops), asked, replace(fusing, fused_ops=frozenset({"Mul"}))).integer >= {"mul"}
+
+
 def test_an_operator_follows_its_inputs(tiny: Tiny) -> None:
     add, depthwise = tiny.graph.ops[0], tiny.graph.layers["depthwise.0"]
     both = tiny_place(tiny, integer("stem.0", "outer.0"))

@@ -14,8 +14,9 @@ import pytest
 import torch
 from autocompress_plugins.openvino_cpu import OpenVino
 from numpy.typing import NDArray
+from torch import nn
 
-from autocompress import Budget, CompressedModel, Target, search
+from autocompress import Budget, CompressedModel, Target, Task, search
 from autocompress.accuracy.evaluation import snr_db
 from autocompress.building.candidate import Candidate, build
 from autocompress.components import Components, QuantizedTensor
@@ -24,7 +25,9 @@ from autocompress.errors import ConfigError, RuntimeCrashError
 from autocompress.measuring.device import Device, open_device
 from autocompress.measuring.runner import load_module
 from autocompress.network.channels import ChannelGroups
+from autocompress.network.graph import export
 from autocompress.policy import LayerPolicy, Policy
+from autocompress.tensors.calibration import Calibration
 from autocompress.tensors.compress import LayerDatabase
 from autocompress.testing import TargetContract
 
@@ -103,6 +106,34 @@ def test_the_file_gives_what_it_says(
         found = outputs(there, path, calibration_file, optimize)
         assert snr_db(expected, found) > 35
         assert (found.argmax(1) == expected.argmax(1)).mean() > 0.98
+
+
+def test_a_swish_is_computed_on_a_convolutions_sums(
+    tiny_task: Task, components: Components, there: Device, device: Device, calibration_file: Path, tmp_path: Path
+) -> None:
+    """No range stands before it, and the convolutions around it are integer."""
+    torch.manual_seed(0)
+    features = [nn.Conv2d(1, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 32, 3, padding=1), nn.Hardswish()]
+    net = nn.Sequential(*features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)).eval()
+    task = replace(tiny_task, model=net)
+    graph = export(net, task.example_input, tmp_path / "fp32.onnx")
+    calibration = Calibration(task, graph, components, tmp_path)
+    calibration.observe()
+    policy = Policy(dict.fromkeys(graph.layers, INT8))
+    compressed = LayerDatabase(graph, calibration, components, {}).compress(policy)
+    path = build(graph, policy, compressed, components.target.capabilities(), tmp_path / "swish.onnx").artifact.path
+    nodes = {layer.node for layer in graph.layers.values()}
+    assert there.integer_nodes(path, calibration_file) & nodes == nodes
+    assert read_in_codes(path) == {"Conv", "Gemm"}
+    expected = outputs(device, path, calibration_file, optimize=False)
+    assert snr_db(expected, outputs(there, path, calibration_file)) > 35
+
+
+def read_in_codes(path: Path) -> set[str]:
+    """Types of the operators that read dequantized values."""
+    nodes = onnx.load(path).graph.node
+    dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    return {node.op_type for node in nodes if dequantized & set(node.input)}
 
 
 def stored_as(compressed: CompressedModel, change: Callable[[QuantizedTensor], QuantizedTensor]) -> CompressedModel:
