@@ -260,7 +260,7 @@ def _classes_line(result: SearchResult) -> list[str]:
         for found in worst_classes(result.changes.classes)
     ]
     flips = len(result.changes.flips)
-    changed = f"{flips} examples changed their top choice; " if flips else ""
+    changed = f"{flips} {'example' if flips == 1 else 'examples'} changed their top choice; " if flips else ""
     return [f"{changed}most was lost by {', '.join(worst)}"] if worst else []
 
 

@@ -73,7 +73,7 @@ def test_the_three_worst_classes_are_named(result: SearchResult) -> None:
     assert result_dict(changed)["worst_classes"][0] == vars(drops[1])
     line = next(line for line in table(changed).splitlines() if "class" in line)
     assert line == (
-        "1 examples changed their top choice; most was lost by class 1 -10.0 points of 51 examples, "
+        "1 example changed their top choice; most was lost by class 1 -10.0 points of 51 examples, "
         "class 4 -6.0 points of 54 examples, class 3 -4.0 points of 53 examples"
     )
 
