@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from autocompress.errors import DisturbedError
+
 
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of the file's bytes."""
@@ -26,3 +28,23 @@ class Artifact:
     def of(cls, path: Path, format: str) -> Artifact:
         """Describe a file that exists."""
         return cls(path=path, format=format, size_bytes=path.stat().st_size, sha256=sha256_of(path))
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the file is still there with the same bytes."""
+        try:
+            return self.path.stat().st_size == self.size_bytes and sha256_of(self.path) == self.sha256
+        except FileNotFoundError:
+            return False
+
+    def check(self) -> None:
+        """Make sure of it.
+
+        Raises:
+            DisturbedError: something else removed or changed the file.
+        """
+        if not self.is_intact:
+            raise DisturbedError(
+                f"{self.path}: something else removed or changed this file while it was in use; finished trials are kept; the "
+                "same command makes it again"
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from autocompress.commands.completion import answered
+from autocompress.disk import is_unwritable
 from autocompress.errors import AutocompressError, ConfigError
 from autocompress.masking import masked
 from autocompress.suggestion import nearest
@@ -37,7 +37,10 @@ _format_warning = warnings.formatwarning
 FAILURE, MISTAKE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 """Exit statuses, besides 0 for an answer; the last two are 128 and the signal, as shells count."""
 
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+UNWRITTEN = (
+    "finished trials are kept; make room or set other folders (hydra.run.dir, XDG_CACHE_HOME, TMPDIR), then the same command "
+    "resumes"
+)
 
 OVERVIEW = """autocompress: the most accurate model file that fits your budget on the machine it will run on.
 
@@ -108,9 +111,9 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if not is_unwritable(error):
             raise
-        return _fail(f"{error.strerror}: {error.filename}; the folders are set by hydra.run.dir and XDG_CACHE_HOME", FAILURE)
+        return _fail(f"{error.strerror}: {error.filename or 'a file'}; {UNWRITTEN}", FAILURE)
 
 
 def _answer(verb: str, arguments: Sequence[str]) -> int:

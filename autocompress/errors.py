@@ -78,6 +78,10 @@ class ConnectionLostError(UnreachableError):
     """It is away for now: the same request may succeed later."""
 
 
+class DisturbedError(UnreachableError):
+    """Something else removed or changed a file that a search works with. What was measured of it is worth nothing."""
+
+
 class CheckError(AutocompressError, ArithmeticError):
     """A candidate file failed a check: it did not load, is not finite, or disagrees with itself."""
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autocompress.whole_file import write_whole
+
 _IN_ADDRESS = re.compile(r"(://[^/:@\s]*):[^/@\s]+@")
 _IN_QUERY = re.compile(r"([?&](?:password|sslpassword)=)[^&\s'\"]+")
 
@@ -30,4 +32,4 @@ def mask_files(folder: Path) -> None:
     for path in folder.glob("*.yaml"):
         text = path.read_text(encoding="utf-8")
         if masked(text) != text:
-            path.write_text(masked(text), encoding="utf-8")
+            write_whole(path, masked(text))

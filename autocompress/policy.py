@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from autocompress.errors import PolicyError
+from autocompress.whole_file import write_whole
 
 VERSION = 1
 INTEGER_BITS = 8
@@ -172,7 +173,7 @@ class SavedPolicy:
     def save(self, path: Path) -> None:
         """Write YAML that a person can read and edit."""
         header = {"model": self.model, "state_sha256": self.state_sha256, "artifact_sha256": self.artifact_sha256}
-        path.write_text(yaml.safe_dump({**header, **self.policy.to_dict()}, sort_keys=False), encoding="utf-8")
+        write_whole(path, yaml.safe_dump({**header, **self.policy.to_dict()}, sort_keys=False))
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import io
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from autocompress.prediction.measured_problem import MeasuredProblem
 from autocompress.quality import Quality
 from autocompress.record import Objective, SearchResult, StudyContext
 from autocompress.registry import Registry, load_registry
-from autocompress.reporting.delivery import write_delivery
+from autocompress.reporting.delivery import deliver
 from autocompress.reporting.notify import Notifier
 from autocompress.reporting.report import resolution_note, write_result
 from autocompress.reporting.report_html import write_report
@@ -41,6 +42,7 @@ from autocompress.studies.study import SearchStudy, join_study, open_study
 from autocompress.studies.study_file import save_study
 from autocompress.task import Task
 from autocompress.trials.trial import Bench
+from autocompress.whole_file import write_whole
 from autocompress.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
@@ -99,12 +101,12 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
             result = dataclasses.replace(result, mask_overlap=overlap)
         result = dataclasses.replace(result, reasons=[*result.reasons, *workspace.notes])
         result = _completed(result, context, workspace.groups, settings, time.monotonic() - start)
+        result = deliver(context, result, settings.components.target.run_file)
         if tables := problem.tables:
             drop = settings.goal.budget.accuracy_drop
             write_sensitivity(sensitivity_of(workspace, settings.sensitivity, *tables, drop), settings.folder)
         write_result(result)
         save_study(context, result)
-        write_delivery(context, result, settings.components.target.run_file)
         write_report(context, result)
         for line in notify("autocompress_search_finished", study=context, result=result):
             progress.note(line)
@@ -223,9 +225,9 @@ def _context(
 
 def _write_example(task: Task, folder: Path) -> Path:
     """One input, for whoever tries the delivered file."""
-    path = folder / "example.npy"
-    np.save(path, task.example_input[:1].numpy())
-    return path
+    content = io.BytesIO()
+    np.save(content, task.example_input[:1].numpy())
+    return write_whole(folder / "example.npy", content.getvalue())
 
 
 def _completed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from autocompress.building.preparation import prepare
 from autocompress.config import Job
 from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError, PolicyError
+from autocompress.held_folder import held_folder
 from autocompress.inputs.cache import cache_folder
 from autocompress.inputs.data import load_splits
 from autocompress.inputs.factories import load_function
@@ -42,16 +43,29 @@ from autocompress.reporting.sensitivity_table import WIDTH, sensitivity_table
 from autocompress.run import run, work
 from autocompress.settings import Settings
 from autocompress.task import Task
+from autocompress.whole_file import write_whole
 from autocompress.workspace import open_workspace
 
 MINIMUM_WIDTH = 60
 
+Verb = Callable[[Job, Settings, Registry], None]
+
 
 def run_verb(verb: str, job: Job, registry: Registry) -> None:
     """Run one job."""
-    verbs = {"search": _search, "worker": _worker, "sensitivity": _sensitivity, "probe": _probe}
-    verbs |= {"apply": _apply, "evaluate": _evaluate}
+    verbs: dict[str, Verb] = {"search": _search, "worker": _worker, "sensitivity": _sensitivity, "probe": _probe}
+    verbs |= {"apply": _alone(_apply), "evaluate": _alone(_evaluate)}
     verbs[verb](job, job.settings, registry)
+
+
+def _alone(verb: Verb) -> Verb:
+    """With the output folder for itself, as a search has it."""
+
+    def run(job: Job, settings: Settings, registry: Registry) -> None:
+        with held_folder(settings.folder):
+            verb(job, settings, registry)
+
+    return run
 
 
 def _say(text: str) -> None:
@@ -152,7 +166,7 @@ def _evaluate(job: Job, settings: Settings, registry: Registry) -> None:
         task, graph = prepare(task, settings.components, settings.folder / "fp32.onnx")
     with progress.stage("measuring"):
         figures = evaluate_artifact(task, graph, job.artifact, settings)
-    (settings.folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_whole(settings.folder / "evaluation.json", json.dumps(figures, indent=2) + "\n")
     _say(json.dumps(figures, indent=2))
 
 

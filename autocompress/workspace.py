@@ -19,6 +19,7 @@ from autocompress.choices.worthwhile import Uses, worthwhile
 from autocompress.components import Metric
 from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError
+from autocompress.held_folder import held_folder
 from autocompress.inputs.cache import cache_folder
 from autocompress.measuring.device import Device, open_device
 from autocompress.network.channels import ChannelGroups, find_groups
@@ -65,11 +66,12 @@ def open_workspace(task: Task, settings: Settings, progress: Progress) -> Iterat
     Raises:
         ExportError: the model does not export.
         DataError: labels do not fit the model's outputs.
-        ConfigError: nothing is left to decide.
+        ConfigError: nothing is left to decide, or another process is at work in the folder.
         StorageError: the configured database cannot be reached.
     """
     patience = settings.trial.reconnect_seconds
     with (
+        held_folder(settings.scratch),
         existing_storage(settings.study, settings.folder) as storage,
         open_device(settings.components.target, torch.get_num_threads(), patience=patience) as device,
     ):

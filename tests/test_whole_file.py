@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from autocompress.whole_file import write_whole
+from autocompress.disk import is_unwritable, write_array
+from autocompress.whole_file import begun_folder, put_in_place, write_whole
 
 
 @pytest.mark.parametrize(("content", "stored"), [("1 \u00b5s\n", "1 \u00b5s\n".encode()), (b"\xff\x00", b"\xff\x00")])
@@ -27,3 +30,51 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypat
     with pytest.raises(OSError, match="disk full"):
         write_whole(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        partial = begun_folder(tmp_path / "best")
+        assert list(partial.iterdir()) == []
+        (partial / name).write_text(name)
+        assert put_in_place(partial) == tmp_path / "best"
+        assert [path.name for path in tmp_path.rglob("*")] == ["best", name]
+
+
+@pytest.mark.parametrize("after", ["folder", "partial"])
+def test_what_stops_between_two_renames_is_mended_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    (begun_folder(tmp_path / "best") / "file").write_text("old")
+    put_in_place(tmp_path / "best.partial")
+    (begun_folder(tmp_path / "best") / "file").write_text("new")
+    rename = Path.rename
+
+    def stopped(self: Path, target: Path) -> Path:
+        done = rename(self, target)
+        if (self.suffix == ".partial") == (after == "partial"):
+            raise KeyboardInterrupt
+        return done
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", stopped)
+        put_in_place(tmp_path / "best.partial")
+    (begun_folder(tmp_path / "best") / "file").write_text("newest")
+    put_in_place(tmp_path / "best.partial")
+    assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["newest"]
+
+
+@pytest.mark.parametrize(
+    "array", [np.arange(6, dtype=np.float32).reshape(2, 3).T, np.float16(3), np.zeros((0, 3)), np.array([True, False])]
+)
+def test_an_array_is_stored_as_numpy_does(tmp_path: Path, array: NDArray[np.generic]) -> None:
+    write_array(tmp_path / "array.npy", array)
+    found = np.load(tmp_path / "array.npy")
+    np.testing.assert_array_equal(found, np.atleast_1d(array))
+    assert found.dtype == array.dtype
+
+
+def test_a_full_disk_says_so() -> None:
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        write_array(Path("/dev/full"), np.zeros(100_000))
+    assert is_unwritable(raised.value)

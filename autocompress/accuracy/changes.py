@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from autocompress.accuracy.class_drops import ClassDrop, class_drops
 from autocompress.accuracy.flips import Flip, find_flips, top_choices
 from autocompress.accuracy.worst_examples import WorstExample, worst_examples
+from autocompress.whole_file import write_whole
 
 if TYPE_CHECKING:
     from autocompress.accuracy.evaluation import Evaluator
@@ -59,7 +61,8 @@ def write_changes(changes: Changes, folder: Path) -> None:
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())

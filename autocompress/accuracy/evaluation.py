@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from autocompress.accuracy.distance import output_divergence
 from autocompress.accuracy.intervals import Statistics
 from autocompress.components import Metric
-from autocompress.errors import CheckError, DataError
+from autocompress.disk import write_array
+from autocompress.errors import CheckError, DataError, DisturbedError
 from autocompress.measuring.device import Device
 from autocompress.network.graph import BaseGraph
 from autocompress.task import Task
@@ -47,14 +48,32 @@ class Evaluator:
         """Write the sets to disk; the reference outputs are computed when first needed."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, examples in task.sets.items():
-            np.save(folder / f"{name}.npy", examples.inputs)
-        np.save(folder / "example.npy", task.example_input[:1].numpy())
+            write_array(folder / f"{name}.npy", examples.inputs)
+        write_array(folder / "example.npy", task.example_input[:1].numpy())
         targets = {name: examples.targets for name, examples in task.sets.items()}
         return cls(metric, device, folder, graph.batch or BATCH, targets, {})
 
     def inputs(self, name: str) -> Path:
         """The array file of a set, or of `example`: the input that latency is measured on."""
         return self.folder / f"{name}.npy"
+
+    def check_inputs(self) -> None:
+        """Make sure that the sets lie where they were written.
+
+        Raises:
+            DisturbedError: something else removed or cut one.
+        """
+        for name, targets in self.targets.items():
+            path = self.inputs(name)
+            try:
+                count = len(np.load(path, mmap_mode="r"))
+            except (OSError, ValueError):
+                count = 0
+            if count != len(targets):
+                raise DisturbedError(
+                    f"{path}: something else removed or changed this file while it was in use; finished trials are kept; the "
+                    "same command makes it again"
+                )
 
     def keep_reference(self, graph: BaseGraph, name: str) -> None:
         """Compute the FP32 file's outputs on a set.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from autocompress.budget import NO_LIMITS, Budget, Energy, Footprint, Latency
 from autocompress.components import Target
+from autocompress.disk import UNWRITABLE, unwritable
 from autocompress.errors import ConfigError, ConnectionLostError, RuntimeCrashError
 from autocompress.measuring import runner
 from autocompress.measuring.persistence import persist
@@ -24,6 +26,14 @@ from autocompress.transport import Transport
 
 PATIENCE_SECONDS = 600.0
 """How long a lost connection is tried again by default: a machine that starts anew is back by then."""
+
+
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that no crash of a runtime gives."""
+
+
+class _KilledError(RuntimeCrashError):
+    """The runtime's process was ended by something else."""
 
 
 @dataclass
@@ -162,7 +172,10 @@ class Device:
             save: the local file that shall hold what the request saves.
             arguments: JSON values; paths and lists of paths are local ones.
         """
-        return persist(lambda: self._attempt(do, save, arguments), self._patience)
+        try:
+            return persist(lambda: self._attempt(do, save, arguments), self._patience)
+        except _KilledError:  # somebody did that, or the machine had no memory left: once more tells which
+            return persist(lambda: self._attempt(do, save, arguments), self._patience)
 
     def _attempt(self, do: str, save: Path | None, arguments: Mapping[str, Any]) -> Any:
         try:
@@ -180,6 +193,8 @@ class Device:
             raise self._end(do)
         answer = json.loads(line)
         if "error" in answer:
+            if save is not None and answer["errno"] in UNWRITABLE:
+                raise unwritable(answer["errno"], save)
             raise RuntimeCrashError(f"target {self._target.name}: {do}: {' '.join(answer['error'].split())}")
         if save is not None:
             self._transport.fetch(save)
@@ -220,7 +235,8 @@ class Device:
         if self._transport.is_lost(status):
             return ConnectionLostError(f"target {self._target.name}: the connection was lost while asked to {do}")
         how = f"signal {-status}" if status < 0 else f"status {status}"
-        return RuntimeCrashError(f"target {self._target.name}: the runtime's process ended ({how}) while asked to {do}")
+        kind = _KilledError if -status in FROM_OUTSIDE else RuntimeCrashError
+        return kind(f"target {self._target.name}: the runtime's process ended ({how}) while asked to {do}")
 
 
 @contextlib.contextmanager

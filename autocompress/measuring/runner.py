@@ -5,7 +5,8 @@ runtime ends this process and costs one trial.
 
 The same script can be executed on another device: `runner.py SESSION_MODULE OPTIONS COMPANION_FILES...`, each a path there.
 
-Protocol: one JSON object a line. Request `{"do": name, ...arguments}`; answer `{"ok": value}` or `{"error": text}`.
+Protocol: one JSON object a line. Request `{"do": name, ...arguments}`; answer `{"ok": value}` or `{"error": text, "errno":
+number or null, "trace": text}`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Runner:
         run = self._session.load(path, threads or os.cpu_count(), optimize, **self._options)
         examples = np.load(inputs, mmap_mode="r")
         chunks = [np.ascontiguousarray(examples[at : min(at + batch, stop)]) for at in range(start, stop, batch)]
-        np.save(save, np.concatenate([run([chunk])[0] for chunk in chunks]))
+        _save(save, np.concatenate([run([chunk])[0] for chunk in chunks]))
         return stop - start
 
     def integer_nodes(self, path: str, inputs: str) -> list[str]:
@@ -132,6 +133,14 @@ class Runner:
         return run
 
 
+def _save(path: str, array: Any) -> None:
+    """As `numpy.save`, whose own error does not say that the disk is full."""
+    whole = np.ascontiguousarray(array)
+    with Path(path).open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
+        file.write(whole.reshape(-1).view(np.uint8).data)
+
+
 @contextmanager
 def _pinned(threads: int) -> Iterator[None]:
     """Keep this process on as many cores as it times with."""
@@ -153,7 +162,8 @@ def serve(runner: Runner, requests: IO[str], answers: IO[str]) -> None:
         try:
             answer = {"ok": getattr(runner, request.pop("do"))(**request)}
         except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+            number = error.errno if isinstance(error, OSError) else None
+            answer = {"error": f"{type(error).__name__}: {error}", "errno": number, "trace": traceback.format_exc()}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

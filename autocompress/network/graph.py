@@ -19,6 +19,7 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
+from autocompress.artifact import Artifact
 from autocompress.errors import ExportError
 from autocompress.network.normalize import normalize
 from autocompress.network.sequences import sizes
@@ -156,6 +157,11 @@ class BaseGraph:
     def digest(self) -> str:
         """Hash of the FP32 file: two models are the same when it is."""
         return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def artifact(self) -> Artifact:
+        """The FP32 file as it was written."""
+        return Artifact(self.path, "onnx", len(self.data), self.digest)
 
     def open(self) -> ir.Model:
         """A fresh copy that may be edited."""
@@ -303,7 +309,7 @@ def save(model: ir.Model, path: Path) -> None:
     shapes = [(value, value.shape, value.type) for value in _values(model) if id(value) not in kept]
     for value, _, _ in shapes:
         value.shape, value.type = None, None
-    write_whole(path, ir.serde.serialize_model(model).SerializeToString())
+    write_whole(path, ir.serde.serialize_model(model).SerializeToString(), lasting=False)  # made again whenever it is needed
     for value, shape, type_ in shapes:
         value.shape, value.type = shape, type_
 

@@ -60,7 +60,7 @@ class Journal:
             whole, newline, _ = file.read().rpartition(b"\n")
         self._read += len(whole) + len(newline)
         for line in whole.splitlines():
-            with contextlib.suppress(json.JSONDecodeError):  # a line that a killed run did not finish
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # that a killed run did not finish
                 entry = json.loads(line)
                 self._known[entry.pop("key")] = entry
 
@@ -183,6 +183,7 @@ def _measured(bench: Bench, policy: Policy, images: int) -> Effect:
     except UnreachableError:
         raise
     except AutocompressError:
+        bench.check_files()
         return Effect(math.inf, math.inf, len(bench.graph.data))
     finally:
         path.unlink(missing_ok=True)

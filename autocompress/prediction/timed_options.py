@@ -103,4 +103,5 @@ def _latencies(bench: Bench, paths: Sequence[Path], seconds: float) -> list[Late
     except UnreachableError:
         raise
     except AutocompressError:
+        bench.check_files()
         return [None] if len(paths) == 1 else [_latencies(bench, [path], seconds)[0] for path in paths]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,35 @@ import onnx
 from autocompress.record import SearchResult, StudyContext
 from autocompress.reporting.answer import answer
 from autocompress.reporting.report import comparison, notes, result_dict
+from autocompress.whole_file import put_in_place
 
 FIGURES = ("status", "metric", "baseline", "best", "drop", "drop_ci", "device", "environment", "minimum_runtime", "versions")
 
 
-def write_delivery(study: StudyContext, result: SearchResult, run_file: Path) -> None:
-    """Add `run.py`, `README.md` and `figures.json` to the folder of the delivered file.
+def deliver(study: StudyContext, result: SearchResult, run_file: Path) -> SearchResult:
+    """Add `run.py`, `README.md` and `figures.json` to the folder of the chosen file, and put it where the last answer was.
 
     Args:
+        result: its file lies in a folder that `begun_folder` made.
         run_file: the target's script, `Target.run_file`.
+
+    Returns:
+        The result with the file's new path.
     """
-    folder = result.best.artifact.path.parent
-    shutil.copyfile(run_file, folder / "run.py")
-    told = result_dict(result)
+    partial = result.best.artifact.path.parent
+    delivered = _moved(result, partial.with_suffix(""))
+    shutil.copyfile(run_file, partial / "run.py")
+    told = result_dict(delivered)
     figures = {name: told[name] for name in FIGURES}
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_readme(study, result), encoding="utf-8")
+    (partial / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    (partial / "README.md").write_text(_readme(study, result), encoding="utf-8")
+    put_in_place(partial)
+    return delivered
+
+
+def _moved(result: SearchResult, folder: Path) -> SearchResult:
+    artifact = result.best.artifact
+    return replace(result, best=replace(result.best, artifact=replace(artifact, path=folder / artifact.path.name)))
 
 
 def _readme(study: StudyContext, result: SearchResult) -> str:

@@ -22,10 +22,11 @@ from autocompress.searching.loop import Goal, Outcome, SearchRun
 from autocompress.searching.overhead import overhead_notes
 from autocompress.searching.selection import binding_constraint, pareto_front, rank
 from autocompress.trials.trial import Bench
+from autocompress.whole_file import begun_folder
 
 
 def conclude(run: SearchRun, outcome: Outcome, baseline: Measurement) -> SearchResult:
-    """Choose, save to `best/`, and measure on the report set. The caller fills in versions, device and seconds."""
+    """Choose, begin `best/`, and measure on the report set. The caller fills in versions, device and seconds, and delivers."""
     bench, goal = run.bench, run.goal
     with run.progress.stage("finalists"):
         finalists, reasons = find_finalists(run, outcome.records, outcome.deadline)
@@ -125,19 +126,20 @@ def _infeasible_reason(constraint: BindingConstraint | None) -> str:
 
 
 def _save(bench: Bench, chosen: Finalist, folder: Path) -> Artifact:
-    """Write best/: the model, and for a candidate the policy and the state that build it again. Replaced as a whole."""
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    """Begin best/: the model, and for a candidate the policy and the state that build it again. `deliver` puts it in place.
+
+    Raises:
+        DisturbedError: the file is not the one that was measured.
+    """
+    partial = begun_folder(folder)
+    chosen.artifact.check()
     artifact = Artifact.of(Path(shutil.copyfile(chosen.artifact.path, partial / "model.onnx")), "onnx")
     if chosen.candidate is not None:
         save_state(chosen.candidate.compressed, partial / "state.safetensors")
         state = Artifact.of(partial / "state.safetensors", "safetensors")
         SavedPolicy(chosen.policy, bench.graph.digest, state.sha256, artifact.sha256).save(partial / "policy.yaml")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
     shutil.rmtree(folder.parent / "finalists", ignore_errors=True)
-    return replace(artifact, path=folder / "model.onnx")
+    return artifact
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
 from autocompress.building.candidate import Candidate
 from autocompress.building.twin import module_twin, twin_outputs
+from autocompress.disk import is_unwritable
 from autocompress.errors import RuntimeCrashError, UnreachableError
 from autocompress.policy import Policy
 from autocompress.record import TrialRecord
@@ -84,6 +85,9 @@ def _tried(
     except UnreachableError:
         raise
     except Exception as error:
+        if is_unwritable(error):
+            raise
+        run.bench.check_files()
         reasons.append(f"trial {record.number} was {failure}: {type(error).__name__}: {error}")
         return []
 
@@ -98,6 +102,7 @@ def _timed(run: SearchRun, finalists: Sequence[Finalist], reasons: list[str]) ->
     try:
         found = bench.device.latencies(bench.graph.path, paths, bench.evaluator.inputs("example"), longer, run.goal.budget)
     except RuntimeCrashError as error:
+        bench.check_files(*[finalist.artifact for finalist in finalists])
         if len(finalists) > 1:
             return [alone for finalist in finalists for alone in _timed(run, [finalist], reasons)]
         reasons.append(f"{paths[0].stem} was dropped as finalist: {error}")

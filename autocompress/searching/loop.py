@@ -227,6 +227,7 @@ class _Turns:
     def interrupted(self) -> Outcome:
         """The user ended it."""
         self.stopped()
+        self._history = History(self._run.goal.objective, self._study.records())  # whatever was being told just then
         return self.outcome(self._ending.stopped(self._history), interrupted=True)
 
     def outcome(self, ended: str, interrupted: bool = False) -> Outcome:

@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from sqlalchemy.engine import URL
 
 from autocompress.errors import ConfigError, StorageError
@@ -20,6 +21,22 @@ CONNECT_SECONDS = 10
 
 FILE = "study.db"
 """Name of the SQLite file in the output folder."""
+
+LOCKED_SECONDS = 60
+"""So long a SQLite file that another program has locked is waited for."""
+
+_KEPT = "finished trials are kept and the same command resumes"
+_DAMAGED = "the file is damaged; restore it from a backup, or move it away to begin anew (MLflow keeps what it was told)"
+REMEDIES = {
+    "is locked": f"another program has held it for {LOCKED_SECONDS} s; end that one, then {_KEPT}",
+    "is full": f"make room, then {_KEPT}",
+    "disk I/O error": f"the disk is full or broken; then {_KEPT}",
+    "readonly": f"it cannot be written; mend that, then {_KEPT}",
+    "unable to open": f"it cannot be read or written; mend that, then {_KEPT}",
+    "malformed": _DAMAGED,
+    "not a database": _DAMAGED,
+}
+"""What SQLite says to what to do."""
 
 
 @dataclass
@@ -99,11 +116,28 @@ def opened_storage(settings: StudySettings, folder: Path) -> Iterator[Storage]:
         ConfigError: the address is none, or what it needs is not installed.
         StorageError: the database cannot be reached.
     """
-    storage = sqlite_storage(folder / FILE) if settings.storage is None else _postgresql(settings.storage, settings)
+    with _explained(settings.storage or str(folder / FILE)):
+        storage = sqlite_storage(folder / FILE) if settings.storage is None else _postgresql(settings.storage, settings)
+        try:
+            yield storage
+        finally:
+            storage.close()
+
+
+@contextmanager
+def _explained(address: str) -> Iterator[None]:
+    """What the database says, in a line."""
     try:
-        yield storage
-    finally:
-        storage.close()
+        yield
+    except (StorageInternalError, sqlalchemy.exc.DatabaseError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        said = " ".join(str(getattr(cause, "orig", None) or cause or error).split())
+        raise StorageError(masked(f"study {address}: {said}; {_remedy(said)}")) from error
+
+
+def _remedy(said: str) -> str:
+    """What to do about it, by SQLite's own words; the others are a server's."""
+    return next((remedy for words, remedy in REMEDIES.items() if words in said), "the same command resumes when it is back")
 
 
 @contextmanager
@@ -119,7 +153,7 @@ def existing_storage(settings: StudySettings, folder: Path) -> Iterator[Storage 
 def sqlite_storage(path: Path) -> Storage:
     """A file for one process."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rdb = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}", engine_kwargs={"connect_args": {"timeout": 60}})
+    rdb = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}", engine_kwargs={"connect_args": {"timeout": LOCKED_SECONDS}})
     sqlalchemy.event.listen(rdb.engine, "connect", _tune_sqlite)
     rdb.engine.dispose()
     return Storage(rdb, f"sqlite:///{path.resolve()}")

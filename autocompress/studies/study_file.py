@@ -41,10 +41,15 @@ def load_study(path: Path) -> SavedStudy:
     """Read it with its trials; the output folder may have moved.
 
     Raises:
+        ConfigError: the file is damaged, or the study is not in its database.
         StorageError: the study's database cannot be reached.
     """
-    content, folder = json.loads(path.read_text(encoding="utf-8")), path.resolve().parent.parent
-    context: StudyContext = from_plain(StudyContext, content["context"], folder)
+    folder = path.resolve().parent.parent
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        context: StudyContext = from_plain(StudyContext, content["context"], folder)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"study file {path}: damaged ({error}); the search's command writes it again") from error
     with opened_storage(StudySettings(**context.config.get("study", {})), folder) as storage:
         records = stored_records(optuna.load_study(study_name=context.name, storage=storage.rdb))
     result = from_plain(SearchResult, content["result"], folder)

@@ -21,6 +21,7 @@ from autocompress.budget import Budget, Latency, Measurement
 from autocompress.building.candidate import Candidate, build, layer_rows, placement_warnings
 from autocompress.building.recovery import Recoverable
 from autocompress.components import Components
+from autocompress.disk import is_unwritable
 from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError, UnreachableError
 from autocompress.measuring.device import PATIENCE_SECONDS, Device, TimingSettings
@@ -78,6 +79,11 @@ class _Progress:
     seconds: dict[str, float] = field(default_factory=dict)
     statistics: Statistics | None = None
 
+    @property
+    def files(self) -> Sequence[Artifact]:
+        """What must not have changed meanwhile."""
+        return [] if self.artifact is None else [self.artifact]
+
     @contextmanager
     def at(self, gate: Gate) -> Iterator[None]:
         """Enter a gate and time it."""
@@ -124,6 +130,16 @@ class Bench:
     def lower(self, policy: Policy, compressed: CompressedModel, path: Path) -> Candidate:
         """The file of a policy whose tensors are known."""
         return build(self.graph, policy, compressed, self.components.target.capabilities(), path)
+
+    def check_files(self, *candidates: Artifact) -> None:
+        """Make sure that everything that is measured is as it was written, before figures or failures are believed.
+
+        Raises:
+            DisturbedError: something else removed or changed a file.
+        """
+        for artifact in (self.graph.artifact, *candidates):
+            artifact.check()
+        self.evaluator.check_inputs()
 
     def footprint(self, path: Path) -> dict[str, Any]:
         """Memory and load time of a file, as figures of a measurement."""
@@ -184,6 +200,7 @@ def run_trial(
 
     Raises:
         UnreachableError: nothing can be measured any more, whatever the candidate.
+        OSError: the disk is full, or read-only.
     """
     progress = _Progress()
     state, reason = _outcome(bench, policy, budget, rivals, path, progress)
@@ -200,7 +217,11 @@ def _outcome(
     except UnreachableError:
         raise
     except Exception as error:
+        if is_unwritable(error):
+            raise
+        bench.check_files(*progress.files)
         return "failed", f"{type(error).__name__}: {error}"
+    bench.check_files(*progress.files)
     progress.gate = "done"
     return "complete", ""
 

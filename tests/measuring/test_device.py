@@ -134,9 +134,9 @@ def test_inputs_that_do_not_fit_are_an_error_of_one_line(tiny: Tiny, fresh: Devi
 def test_a_crash_between_requests_is_reported_once_and_repaired(fresh: Device) -> None:
     expected = fresh.describe()
     before = process(fresh)
-    os.kill(before, signal.SIGKILL)
+    os.kill(before, signal.SIGSEGV)
     with pytest.raises(
-        RuntimeCrashError, match=r"^target onnxruntime: the runtime's process ended \(signal 9\) while asked to describe$"
+        RuntimeCrashError, match=r"^target onnxruntime: the runtime's process ended \(signal 11\) while asked to describe$"
     ):
         fresh.describe()
     assert fresh.describe() == expected
@@ -145,12 +145,36 @@ def test_a_crash_between_requests_is_reported_once_and_repaired(fresh: Device) -
 
 def test_a_crash_during_a_request_is_reported_and_repaired(tiny: Tiny, fresh: Device, calibration_file: Path) -> None:
     expected = fresh.describe()
-    timer = threading.Timer(0.3, os.kill, (process(fresh), signal.SIGKILL))
+    timer = threading.Timer(0.3, os.kill, (process(fresh), signal.SIGSEGV))
     timer.start()
-    with pytest.raises(RuntimeCrashError, match=r"process ended \(signal 9\) while asked to latencies$"):
+    with pytest.raises(RuntimeCrashError, match=r"process ended \(signal 11\) while asked to latencies$"):
         fresh.latency(tiny.graph.path, tiny.graph.path, calibration_file, LONG)
     timer.join()
     assert fresh.describe() == expected
+
+
+def test_what_somebody_killed_is_asked_once_more(tiny: Tiny, fresh: Device) -> None:
+    expected = fresh.describe()
+    before = process(fresh)
+    os.kill(before, signal.SIGKILL)
+    assert fresh.describe() == expected
+    assert process(fresh) != before
+
+
+def test_what_is_killed_twice_crashed(tiny: Tiny) -> None:
+    class Doomed(Device):
+        def _exchange(self, request: str) -> str:
+            os.kill(self._running().pid, signal.SIGKILL)
+            return super()._exchange(request)
+
+    with pytest.raises(RuntimeCrashError, match=r"process ended \(signal 9\) while asked to describe$"):
+        Doomed(tiny.components.target, 1).describe()
+
+
+def test_a_full_disk_is_no_crash_of_the_runtime(tiny: Tiny, fresh: Device, calibration_file: Path) -> None:
+    full: dict[str, object] = {"inputs": calibration_file, "start": 0, "stop": 2, "batch": 2, "threads": 1, "optimize": True}
+    with pytest.raises(OSError, match="No space left on device"):
+        fresh._ask("outputs", Path("/dev/full"), path=tiny.graph.path, **full)
 
 
 def test_a_runtime_that_exits_is_reported_with_its_status(tiny: Tiny, tmp_path: Path) -> None:

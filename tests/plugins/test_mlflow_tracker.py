@@ -625,6 +625,18 @@ def test_a_search_that_ends_again_delivers_one_file(
     assert [version.version for version in client.search_model_versions()] == [1]
 
 
+def test_the_latest_answer_is_shown_when_the_clock_was_set_back(
+    root: Path, client: MlflowClient, study: StudyContext, model: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    track(root, study, RECORDS).autocompress_search_finished(result_of(study, model))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 86400)
+    track(root, study, [], earlier=RECORDS).autocompress_search_finished(
+        result_of(study, model, best_trial=None, seconds=777.0)
+    )
+    assert runs(client, "study")[0].data.metrics["seconds/search"] == 777.0
+
+
 def test_the_same_result_told_again_adds_nothing(
     root: Path, client: MlflowClient, study: StudyContext, model: Artifact
 ) -> None:

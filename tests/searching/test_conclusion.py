@@ -26,6 +26,7 @@ from autocompress.record import Objective
 from autocompress.searching.conclusion import conclude
 from autocompress.searching.loop import Goal, Outcome, SearchRun, SearchSettings
 from autocompress.trials.trial import Bench
+from autocompress.whole_file import put_in_place
 
 INT8, INT4 = LayerPolicy("int8", 8), LayerPolicy("int4", 4)
 HOPELESS = LayerPolicy("int4", 4, "sparse", 0.98)
@@ -53,7 +54,10 @@ def concluded(quick_bench: Bench, baseline: Measurement, tiny: Any, tmp_path: Pa
         settings = SearchSettings(finalists=finalists)
         bench = replace(quick_bench, task=task)
         run = SearchRun(bench, goal, SyntheticProblem({}), settings, tmp_path, Progress(io.StringIO()))
-        return conclude(run, outcome, baseline)
+        result = conclude(run, outcome, baseline)
+        found = result.best.artifact
+        artifact = replace(found, path=put_in_place(found.path.parent) / found.path.name)
+        return replace(result, best=replace(result.best, artifact=artifact))
 
     return concluded
 

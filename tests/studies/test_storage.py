@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import optuna
 import pytest
 
+import autocompress.studies.storage
 from autocompress.errors import ConfigError, StorageError
 from autocompress.studies.storage import StudySettings, existing_storage, opened_storage
 
@@ -58,3 +62,20 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 def test_times_are_positive(name: str) -> None:
     with pytest.raises(ConfigError, match=f"study.{name}=0: expected more than 0"):
         StudySettings(**{name: 0})
+
+
+def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"no database" * 100)
+    with pytest.raises(StorageError, match=r"study .*study.db: file is not a database; the file is damaged; restore it"):
+        opened_storage(StudySettings(), tmp_path).__enter__()
+
+
+def test_a_file_that_stays_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autocompress.studies.storage, "LOCKED_SECONDS", 0.1)
+    with (
+        pytest.raises(StorageError, match="database is locked; another program has held it"),
+        opened_storage(StudySettings(), tmp_path) as storage,
+        closing(sqlite3.connect(tmp_path / "study.db")) as other,
+    ):
+        other.execute("begin immediate")
+        optuna.create_study(storage=storage.rdb)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from autocompress_plugins.sparse import Sparse
 from numpy.typing import NDArray
 
 from autocompress import Budget, LayerPolicy, LayerStats, Measurement, Policy, Pruner, QuantizedTensor, Quantizer, TrialRecord
+from autocompress.accuracy.evaluation import Evaluator
 from autocompress.accuracy.racing import Rival
 from autocompress.components import Components
+from autocompress.errors import DisturbedError
 from autocompress.record import Gate
 from autocompress.tensors.compress import LayerDatabase
 from autocompress.trials.trial import Bench, TrialSettings, run_trial
@@ -349,3 +352,28 @@ def test_the_same_policy_gives_the_same_file(
     layers = {**every(bench, INT4), "inner.0": LayerPolicy("int8", 8, "sparse", 0.5)}
     fresh = replace(quick_bench, database=LayerDatabase(tiny.graph, tiny.calibration, bench.components, {}))
     assert attempt(layers).sha256 == attempt(layers).sha256 == attempt(layers, bench=fresh).sha256
+
+
+@pytest.mark.parametrize("lost", ["t0003.onnx", "fp32.onnx", "search.npy"])
+def test_files_that_something_else_removes_end_the_search_and_not_the_candidate(
+    quick_bench: Bench, tmp_path: Path, lost: str
+) -> None:
+    """Neither figures nor failures of such a trial are believed."""
+    folder = Path(shutil.copytree(quick_bench.evaluator.folder, tmp_path / "cache"))
+    graph = replace(quick_bench.graph, path=Path(shutil.copy(quick_bench.graph.path, tmp_path / "fp32.onnx")))
+
+    class Careless(Evaluator):
+        def check(self, path: Path, images: int) -> None:
+            super().check(path, images)
+            (folder if lost.endswith("npy") else tmp_path).joinpath(lost).unlink()
+
+    evaluator = Careless(**{field.name: getattr(quick_bench.evaluator, field.name) for field in fields(Evaluator)})
+    bench = replace(quick_bench, graph=graph, evaluator=replace(evaluator, folder=folder))
+    with pytest.raises(DisturbedError, match=f"{lost}: something else removed or changed this file while it was in use"):
+        run_trial(bench, Policy(every(bench, INT8)), Budget(), list, 3, "seed", tmp_path / "t0003.onnx")
+
+
+def test_a_full_disk_ends_the_search_and_not_the_candidate(quick_bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "t0003.onnx.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        run_trial(quick_bench, Policy(), Budget(), list, 3, "seed", tmp_path / "t0003.onnx")

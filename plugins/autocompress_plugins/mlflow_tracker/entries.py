@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autocompress.reporting.curves import Reached
 
 BASELINE, FINAL = "baseline", "final"
+SEARCH_SECONDS = "seconds/search"
 LAYER_TABLE = "layers.json"
 _TAG_CHARACTERS = 5000
 _FIRST_COLUMNS = ("layer", "quantizer", "bits", "pruner", "sparsity", "stored_bytes")
@@ -128,7 +129,7 @@ def result_metrics(result: SearchResult) -> dict[str, float]:
         "fp32/memory_bytes": baseline.memory_bytes,
         "fp32/load_ms": baseline.load_ms,
         "fp32/energy_joules": baseline.energy.joules if baseline.energy else None,
-        "seconds/search": result.seconds,
+        SEARCH_SECONDS: result.seconds,
         **{f"trials/{state}": states[state] for state in get_args(State)},
     }
     return {key: float(value) for key, value in found.items() if value is not None}

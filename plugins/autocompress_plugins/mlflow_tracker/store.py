@@ -64,15 +64,17 @@ class Store:
         tags: Mapping[str, str] | None = None,
         model_id: str | None = None,
         curves: Mapping[int, Mapping[str, float]] | None = None,
+        after_ms: int = 0,
     ) -> None:
         """Everything about a run in one call, thirty times faster than one by one.
 
         Args:
             curves: step to metrics.
+            after_ms: metrics are later than this, whatever the clock says: of a step MLflow shows the latest.
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        now = int(time.time() * 1000)
+        now = max(int(time.time() * 1000), after_ms + 1)
         points = [(key, value, 0) for key, value in (metrics or {}).items()]
         points += [(key, value, step) for step, found in (curves or {}).items() for key, value in found.items()]
         self.client.log_batch(

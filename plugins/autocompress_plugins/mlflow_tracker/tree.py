@@ -138,9 +138,15 @@ class RunTree:
         if self._answer != answer:
             self._log_files_of(result)
             # Last: it says that all of this is there.
-            self._store.log(self._run_id, metrics=entries.result_metrics(result), tags={"autocompress.answer": answer})
+            metrics, tags = entries.result_metrics(result), {"autocompress.answer": answer}
+            self._store.log(self._run_id, metrics=metrics, tags=tags, after_ms=self._last_answer_ms())
             self._answer = answer
         self._client.set_terminated(self._run_id, "KILLED" if result.status == "interrupted" else "FINISHED")
+
+    def _last_answer_ms(self) -> int:
+        """When an earlier answer was told, by the clock of then; 0: never."""
+        told = self._client.get_metric_history(self._run_id, entries.SEARCH_SECONDS)
+        return max((point.timestamp for point in told), default=0)
 
     def _deliver(self, result: SearchResult, answer: str) -> str:
         """Add the run of the delivered file; returns the version that it is registered as, `NAME/VERSION`, if it ships."""
