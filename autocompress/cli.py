@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
 from autocompress.commands.completion import answered
@@ -82,8 +84,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.write(f"{_version()}\n" if arguments == ["--version"] else OVERVIEW)
         sys.exit(0)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.excepthook = _traceback
     verb, rest = _split(arguments)
-    sys.path.insert(0, str(Path.cwd()))  # so that model.factory=my_file:net is found, as with `python -m`
+    if verb in JOBS:
+        # So that model.factory=my_file:net is found; last, so that no file of a stranger's stands in for what is installed.
+        sys.path.append(str(Path.cwd()))
     sys.exit(_run(verb, rest))
 
 
@@ -151,8 +156,14 @@ def _status(error: AutocompressError) -> int:
 
 def _warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
     """Ours without the place in the code, which says nothing to a user."""
-    is_own = issubclass(category, AutocompressError)
-    return f"warning: {_line(str(message))}\n" if is_own else _format_warning(message, category, filename, lineno, line)
+    if issubclass(category, AutocompressError):
+        return f"warning: {_line(str(message))}\n"
+    return masked(_format_warning(message, category, filename, lineno, line))
+
+
+def _traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's own, without secrets."""
+    sys.stderr.write(masked("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _line(text: str) -> str:

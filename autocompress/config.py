@@ -29,7 +29,7 @@ from autocompress.components import Components, Metric, Observer, Sampler, Targe
 from autocompress.errors import AutocompressError, ConfigError
 from autocompress.inputs.data import DataSettings
 from autocompress.inputs.models import ModelSettings
-from autocompress.masking import mask_files, masked_values
+from autocompress.masking import mask_files, masked, masked_values
 from autocompress.measuring.device import TimingSettings
 from autocompress.prediction.effects import SensitivitySettings
 from autocompress.probing.capability_probe import ProbeSettings
@@ -42,6 +42,8 @@ from autocompress.suggestion import nearest
 from autocompress.trials.trial import TrialSettings
 
 CONFIG_MODULE = "autocompress.conf"
+
+OmegaConf.register_new_resolver("masked", masked, replace=True)  # on import, since a launcher's processes need it too
 
 CROSS_ENTROPY = "torch.nn.functional:cross_entropy"
 
@@ -197,8 +199,7 @@ def hydra_main(verb: str, run: Callable[[Job], None], registry: Registry) -> Non
 
     def job(config: DictConfig) -> None:
         hydra_config = HydraConfig.get()
-        if hydra_config.output_subdir is not None:
-            mask_files(Path(hydra_config.runtime.output_dir, hydra_config.output_subdir))
+        _mask_written(hydra_config)
         try:
             run(replace(job_from(config, registry), label=_label(hydra_config)))
         except AutocompressError as error:
@@ -211,9 +212,17 @@ def hydra_main(verb: str, run: Callable[[Job], None], registry: Registry) -> Non
         raise errors[0]
 
 
+def _mask_written(config: HydraConf) -> None:
+    """What Hydra has written of the configuration by now: the job's, and by its first job the sweep's."""
+    if config.output_subdir is not None:
+        mask_files(Path(config.runtime.output_dir, config.output_subdir))
+    if config.mode == RunMode.MULTIRUN and config.job.num == 0:
+        mask_files(Path(config.sweep.dir))
+
+
 def _label(config: HydraConf) -> str:
     """A sweep's job by its number and its own settings."""
-    return f"#{config.job.num} {config.job.override_dirname}" if config.mode == RunMode.MULTIRUN else ""
+    return f"#{config.job.num} {masked(config.job.override_dirname)}" if config.mode == RunMode.MULTIRUN else ""
 
 
 def job_from(config: DictConfig, registry: Registry, folder: Path | None = None) -> Job:

@@ -292,7 +292,8 @@ def test_mlflow_ui_command_that_is_printed_starts(searched: Path) -> None:
     import urllib.error
     import urllib.request
 
-    arguments = ["ui", "--backend-store-uri", f"sqlite:///{searched / 'mlflow/mlflow.db'}", "--port", "5917", "--workers", "1"]
+    where = ["--host", "127.0.0.1", "--port", "5917", "--workers", "1"]
+    arguments = ["ui", "--backend-store-uri", f"sqlite:///{searched / 'mlflow/mlflow.db'}", *where]
     process = subprocess.Popen(
         [*command([])[:2], "mlflow", *arguments], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -272,7 +272,7 @@ def test_sync_gives_a_tracker_everything_once(
 ) -> None:
     for _ in range(2):
         assert sync([str(folder), f"tracking.mlflow.root={tmp_path}"]) == 0
-    assert capsys.readouterr().out.count(": MLflow: mlflow ui --backend-store-uri") == 2
+    assert capsys.readouterr().out.count("mlflow ui --host 127.0.0.1 --backend-store-uri") == 2
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name != 'Default'")
     found = client.search_runs([experiment.experiment_id])

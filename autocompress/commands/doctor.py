@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autocompress.commands import machine_checks
 from autocompress.commands.check import Check, guarded, terminal_width
+from autocompress.masking import masked
 from autocompress.registry import Registry, load_registry
 
 EPILOG = """examples:
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the search that is meant")
     overrides, usable = parser.parse_args(arguments).overrides, True
     for check in checks(overrides):
-        sys.stdout.write(f"{check.lines(terminal_width())}\n")
+        sys.stdout.write(f"{masked(check.lines(terminal_width()))}\n")
         sys.stdout.flush()
         usable = usable and check.usable
     sys.stdout.write("a search can run\n" if usable else "mend what says FAIL, then try again\n")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -90,13 +92,31 @@ def _from_torchvision(name: str, weights: str | None, kwargs: Mapping[str, Any])
         if weights not in ("DEFAULT", *known):
             raise ModelError(f"model.weights: '{name}' has no weights '{weights}'; available: DEFAULT, {', '.join(known)}")
     try:
-        model: nn.Module = models.get_model(name, weights=weights, **kwargs)
+        with _weights_only():
+            model: nn.Module = models.get_model(name, weights=weights, **kwargs)
         return model
     except TypeError as error:
         raise ModelError(f"model.kwargs: torchvision's '{name}' cannot take {dict(kwargs)}: {error}") from None
     except OSError as error:  # urllib's errors are OSErrors
         reason = f"cannot download '{weights}' of '{name}': {error}"
         raise ModelError(f"model.weights: {reason}; expected a network, or model.weights=null model.state_dict=PATH") from None
+    except pickle.UnpicklingError:
+        folder = Path(torch.hub.get_dir(), "checkpoints")
+        raise ModelError(
+            f"model.weights: '{weights}' of '{name}' in {folder} holds more than tensors; remove the file"
+        ) from None
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Torchvision calls `torch.load` as if its files could be trusted, also those that lie in the cache unchecked."""
+    variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(variable)
+    os.environ[variable] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(variable) if before is None else os.environ.update({variable: before})
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

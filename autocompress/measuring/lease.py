@@ -26,7 +26,7 @@ NAME = "autocompress.lease"
 
 def lease_path() -> Path:
     """The same for everyone on the device, whatever their environment says."""
-    return Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir()) / NAME
+    return Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir()) / NAME  # nosec B108  # nothing is written; no link
 
 
 @contextmanager

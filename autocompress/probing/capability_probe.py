@@ -165,7 +165,7 @@ class CapabilityProbe:
         for way in integer:
             try:
                 found[way] = check.errors(way, self._capabilities, self.device, self.folder)
-            except Exception:  # its cases say that it does not run
+            except Exception:  # nosec B112  # its cases say that it does not run
                 continue
         return found
 

@@ -9,6 +9,7 @@ import pluggy
 
 from autocompress.components import Tracker
 from autocompress.errors import AutocompressError
+from autocompress.masking import masked
 
 
 class TrackerWarning(AutocompressError, UserWarning):
@@ -40,6 +41,6 @@ class Notifier:
             try:
                 answers.append(implementation.function(**{name: arguments[name] for name in implementation.argnames}))
             except Exception as error:
-                problem = f"{implementation.plugin_name} failed in {hook}: {type(error).__name__}: {error}"
+                problem = masked(f"{implementation.plugin_name} failed in {hook}: {type(error).__name__}: {error}")
                 warnings.warn(problem, TrackerWarning, stacklevel=2)
         return [answer for answer in answers if answer is not None]

@@ -14,7 +14,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.engine import URL
 
 from autocompress.errors import ConfigError, StorageError
-from autocompress.masking import masked
+from autocompress.masking import MASK, masked
 
 DRIVER = "postgresql+psycopg"
 CONNECT_SECONDS = 10
@@ -186,10 +186,17 @@ def _url(address: str) -> URL:
     """With the driver that is installed, whatever the address names."""
     try:
         url = sqlalchemy.make_url(address)
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # the latter of a port that is no number
         url = None
     if url is None or url.drivername not in (DRIVER, "postgresql"):
         raise ConfigError(
             f"study.storage={masked(address)}: expected {DRIVER}://user@host/database; null is a file in the output folder"
         )
-    return url.set(drivername=DRIVER)
+    return _without_mask(url.set(drivername=DRIVER))
+
+
+def _without_mask(url: URL) -> URL:
+    """The address of a saved study lacks its password: libpq then finds it in PGPASSWORD or ~/.pgpass."""
+    if url.password == MASK:
+        url = url._replace(password=None)
+    return url.difference_update_query(["password"]) if url.query.get("password") == MASK else url

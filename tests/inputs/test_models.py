@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 
 from autocompress.errors import AutocompressError, ConfigError, ModelError
 from autocompress.inputs.models import ModelSettings, build_model
@@ -77,6 +79,40 @@ class Anything:
 def test_a_file_with_more_than_tensors_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "odd.pt")
     assert "odd.pt" in refusal(ModelError, factory="torch.nn:Linear", kwargs=SIZES, state_dict=str(tmp_path / "odd.pt"))
+
+
+class Intruder:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_file_runs_no_code(tmp_path: Path) -> None:
+    weights, trace = tmp_path / "weights.pt", tmp_path / "trace"
+    torch.save({"weight": Intruder(trace)}, weights)
+    torch.load(weights, weights_only=False)
+    assert trace.exists(), "the file is as dangerous as it is meant to be"
+    trace.unlink()
+    assert "weights.pt" in refusal(ModelError, factory="torch.nn:Linear", kwargs=SIZES, state_dict=str(weights))
+    assert not trace.exists()
+
+
+def test_weights_that_torchvision_has_kept_run_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It checks neither their hash nor what is in them."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    kept = tmp_path / "hub/checkpoints" / Path(SqueezeNet1_1_Weights.DEFAULT.url).name
+    kept.parent.mkdir(parents=True)
+    torch.save({"weight": Intruder(tmp_path / "trace")}, kept)
+    message = refusal(ModelError, torchvision="squeezenet1_1", weights="DEFAULT")
+    assert f"'DEFAULT' of 'squeezenet1_1' in {kept.parent} holds more than tensors" in message
+    assert not (tmp_path / "trace").exists()
+    torch.save(squeezenet1_1().state_dict(), kept)
+    assert build_model(ModelSettings(torchvision="squeezenet1_1", weights="DEFAULT")).training is False
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
 @pytest.mark.parametrize("name", ["broken.pt", "broken.safetensors", "absent.pt"])

@@ -548,9 +548,13 @@ def test_another_metric_keeps_its_own_unit(root: Path, client: MlflowClient, stu
     assert "point" not in text and "%" not in text.replace("95 %", "")
 
 
+SHOW = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1"
+"""Nobody else sees the pages, nothing runs beside them, and nobody is told."""
+
+
 def test_the_person_is_told_where_to_look(root: Path, study: StudyContext, model: Artifact) -> None:
     told = track(root, study, []).autocompress_search_finished(result_of(study, model, records=[]))
-    command = f"MLflow: mlflow ui --backend-store-uri 'sqlite:///{root}/mlflow.db'"
+    command = f"MLflow: {SHOW} --backend-store-uri 'sqlite:///{root}/mlflow.db'"
     assert told == f"{command} (then http://127.0.0.1:5000/#/experiments/2/runs?viewStateShareKey=autocompress)"
 
 
@@ -560,7 +564,7 @@ def test_the_person_is_told_where_to_look(root: Path, study: StudyContext, model
         ("http://somewhere:5000/", "http://somewhere:5000/#/experiments/7/runs?viewStateShareKey=autocompress"),
         ("https://me:secret@somewhere", "https://me:***@somewhere/#/experiments/7/runs?viewStateShareKey=autocompress"),
         ("databricks://profile", "databricks://profile"),
-        ("postgresql://me:p@ss:w@db/mlflow", "mlflow ui --backend-store-uri 'postgresql://me:***@db/mlflow' (then http://"),
+        ("postgresql://me:p@ss:w@db/mlflow", f"{SHOW} --backend-store-uri 'postgresql://me:***@db/mlflow' (then http://"),
     ],
 )
 def test_a_server_is_told_without_its_password(uri: str, address: str) -> None:

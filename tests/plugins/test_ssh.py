@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -214,6 +216,25 @@ def test_a_host_that_could_be_an_option_or_a_command_is_refused(host: str) -> No
 @pytest.mark.parametrize("host", ["board", "pi@board", "pi@192.168.0.7", "fe80::1", "_x.y-z_1@board.local"])
 def test_plain_hosts_are_taken(host: str) -> None:
     assert Ssh(host).host == host
+
+
+@pytest.mark.parametrize("name", ["python", "folder"])
+def test_a_path_there_is_no_option(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^target\.ssh\.{name}='-c'"):
+        Ssh("board", **{name: "-c"})
+
+
+def test_neither_keys_nor_screen_are_forwarded(server: Loopback, tmp_path: Path) -> None:
+    """Also where the user's own configuration forwards everything."""
+    config = (server.folder / "ssh_config").read_text()
+    forwarding = "Host *\n  ForwardAgent yes\n  ForwardX11 yes\n  RemoteForward 9999 localhost:22\n"
+    (tmp_path / "ssh_config").write_text(config + forwarding)
+    transport = client.SshTransport("board", sys.executable, str(tmp_path / "there"), str(tmp_path / "ssh_config"))
+    found = subprocess.run(
+        transport._client("-G", "--", "board"), capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert {"forwardagent no", "forwardx11 no", "clearallforwardings yes", "batchmode yes"} <= set(found)
+    assert "stricthostkeychecking true" in found
 
 
 def refusal(server: Loopback, folder: Path, **files: str) -> str:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
-from autocompress import Tracker, TrialRecord, hookimpl
+from autocompress import Tracker, TrialRecord, hookimpl, masked
 from autocompress.errors import StorageError
 from autocompress_plugins.mlflow_tracker.reach import reached
 from autocompress_plugins.mlflow_tracker.server import Outage, answers, impatience, is_away
-from autocompress_plugins.mlflow_tracker.store import open_store, without_password
+from autocompress_plugins.mlflow_tracker.store import open_store
 from autocompress_plugins.mlflow_tracker.tree import RunTree, open_tree
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class MlflowTracker(Tracker):
         self._outage.begin(seconds)
         if not is_known and self._study is not None:
             raise StorageError(
-                f"tracking.mlflow.uri={without_password(self.uri)} does not answer; the study keeps what it misses, and "
+                f"tracking.mlflow.uri={masked(self.uri)} does not answer; the study keeps what it misses, and "
                 f"it gets that when it is back, at the latest by: autocompress sync {self._study.folder}"
             )
 

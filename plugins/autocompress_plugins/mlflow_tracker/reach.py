@@ -8,8 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from autocompress import masked
 from autocompress_plugins.mlflow_tracker.server import answers
-from autocompress_plugins.mlflow_tracker.store import without_password
 
 _SECONDS = 3.0
 _SQLITE = "sqlite:///"
@@ -30,8 +30,8 @@ def reached(root: Path, uri: str) -> str:
 
 def _server(uri: str) -> str:
     if not answers(uri):
-        raise ConnectionError(f"the server {without_password(uri)} does not answer; start it, or correct its uri")
-    return f"the server {without_password(uri)} answers"
+        raise ConnectionError(f"the server {masked(uri)} does not answer; start it, or correct its uri")
+    return f"the server {masked(uri)} answers"
 
 
 def _database(path: Path) -> str:

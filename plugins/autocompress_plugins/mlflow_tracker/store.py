@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shlex
 import shutil
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from autocompress import masked
 from autocompress_plugins.mlflow_tracker import view
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _LOCAL_SERVER = "http://127.0.0.1:5000"
 """Where `mlflow ui` serves."""
+
+_SHOW = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1"
+"""The pages for this machine alone, without what MLflow also starts by default."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,13 @@ class Store:
 
     def address(self, experiment_id: str) -> str:
         """Where a person finds an experiment; of a database, the command that shows it."""
-        uri = without_password(self.uri)
+        uri = masked(self.uri)
         page = view.fragment(experiment_id)
         if uri.startswith("http"):
             return f"{uri.rstrip('/')}/{page}"
         if uri.startswith("databricks"):
             return uri
-        return f"mlflow ui --backend-store-uri {shlex.quote(uri)} (then {_LOCAL_SERVER}/{page})"
+        return f"{_SHOW} --backend-store-uri {shlex.quote(uri)} (then {_LOCAL_SERVER}/{page})"
 
     def log(
         self,
@@ -83,11 +86,6 @@ class Store:
             params=[Param(key, value) for key, value in (params or {}).items()],
             tags=[RunTag(key, value) for key, value in (tags or {}).items()],
         )
-
-
-def without_password(uri: str) -> str:
-    """As it is shown on a terminal."""
-    return re.sub(r"//([^/:@]*):[^/]*@", r"//\1:***@", uri)
 
 
 def open_store(root: Path, uri: str) -> Store:

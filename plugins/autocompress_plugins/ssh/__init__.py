@@ -49,6 +49,11 @@ class Ssh(Target):
                 f"target.ssh.host={self.host!r}: expected [user@]name of letters, digits and . _ - : only; "
                 "anything else belongs into the OpenSSH configuration, under a name of its own"
             )
+        for name in ("python", "folder"):
+            if getattr(self, name).startswith("-"):
+                raise ConfigError(
+                    f"target.ssh.{name}={getattr(self, name)!r}: expected a path; programs there would read an option"
+                )
 
     @cached_property
     def _inner(self) -> Target:

@@ -24,6 +24,8 @@ OPTIONS = {
     "ServerAliveInterval": "5",
     "ServerAliveCountMax": "3",
     "ClearAllForwardings": "yes",
+    "ForwardAgent": "no",  # the other machine measures; it gets nobody's keys, whatever the user's configuration forwards
+    "ForwardX11": "no",
     "RemoteCommand": "none",
     "RequestTTY": "no",
 }
