@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 USER, PASSWORD = "autocompress", "s3cret%/word"
@@ -31,25 +32,46 @@ def missing() -> str:
     return ""
 
 
+@dataclass
+class Postgres:
+    """A server that can be killed and started again at the same address."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """With the password."""
+        return f"postgresql+psycopg://{USER}:{ENCODED}@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        options = ["-h", "127.0.0.1", "-p", str(self.port), "-k", "", "-c", "fsync=off", "-c", "max_connections=200"]
+        command = [_binary("postgres"), "-D", self.folder / "data", *options]
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, **_unprivileged())
+        _wait(self.process, self.folder / "log", self.port)
+
+    def stop(self, sign: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT does not wait for open connections, SIGQUIT for nothing."""
+        assert self.process is not None
+        self.process.send_signal(sign)
+        self.process.wait(START_SECONDS)
+
+
 @contextmanager
-def postgres_server() -> Iterator[str]:
-    """Starts a server with an empty database; yields its address, password included."""
+def postgres_server() -> Iterator[Postgres]:
+    """A running server with an empty database."""
     folder = Path(tempfile.mkdtemp(prefix="autocompress-postgres-"))
-    data, port = folder / "data", _free_port()
+    server = Postgres(folder, _free_port())
     try:
-        _create(folder, data)
-        options = ["-h", "127.0.0.1", "-p", str(port), "-k", "", "-c", "fsync=off", "-c", "max_connections=200"]
-        log = (folder / "log").open("w")
-        server = subprocess.Popen(
-            [_binary("postgres"), "-D", data, *options], stdout=log, stderr=log, cwd=folder, **_unprivileged()
-        )
+        _create(folder, folder / "data")
+        server.start()
         try:
-            _wait(server, folder / "log", port)
-            yield f"postgresql+psycopg://{USER}:{ENCODED}@127.0.0.1:{port}/postgres"
+            yield server
         finally:
-            server.send_signal(signal.SIGINT)  # does not wait for open connections
-            server.wait(START_SECONDS)
-            log.close()
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

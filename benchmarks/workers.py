@@ -105,10 +105,10 @@ class Crew:
 @contextmanager
 def crew(trials: int, *overrides: str) -> Iterator[tuple[Crew, str]]:
     """An empty study in a server of its own."""
-    with postgres_server() as address, tempfile.TemporaryDirectory() as folder:
-        more = (*OVERRIDES, f"search.trials={trials}", f"study.storage={address}", *overrides)
+    with postgres_server() as server, tempfile.TemporaryDirectory() as folder:
+        more = (*OVERRIDES, f"search.trials={trials}", f"study.storage={server.address}", *overrides)
         try:
-            yield Crew(Path(folder), more, count()), address
+            yield Crew(Path(folder), more, count()), server.address
         finally:
             for process in multiprocessing.active_children():
                 process.kill()

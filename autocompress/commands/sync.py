@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from autocompress.components import Tracker
 from autocompress.errors import ConfigError
+from autocompress.held_folder import held_folder
 from autocompress.registry import Registry, load_registry
 from autocompress.reporting.notify import Notifier, TrackerWarning
 from autocompress.studies.study_file import SavedStudy, load_study, saved_studies
@@ -33,8 +34,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _report(path: Path, settings: Sequence[str], registry: Registry) -> bool:
     """Sync one study and print what came of it; returns whether something went wrong."""
-    saved = load_study(path)
-    said, problems = tell_again(saved, configured_trackers(saved, settings, registry), registry)
+    with held_folder(path.resolve().parent.parent):  # a search that runs tells trackers itself
+        saved = load_study(path)
+        said, problems = tell_again(saved, configured_trackers(saved, settings, registry), registry)
     sys.stdout.write("".join(f"{saved.context.name}: {line}\n" for line in [*said, *problems]))
     return bool(problems)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from autocompress.masking import MASK, masked
 
 DRIVER = "postgresql+psycopg"
 CONNECT_SECONDS = 10
+AWAY_SECONDS, AWAY_PAUSE_SECONDS = 300.0, 1.0
+"""So long a server that went away is waited for, and between two attempts."""
 
 FILE = "study.db"
 """Name of the SQLite file in the output folder."""
@@ -179,7 +182,21 @@ def _postgresql(address: str, settings: StudySettings) -> Storage:
     except sqlalchemy.exc.OperationalError as error:
         said = masked(" ".join(str(error.orig).split()))
         raise StorageError(f"study.storage={masked(address)}: {said}; expected a running database") from None
+    for each in (locks, rdb.engine):
+        sqlalchemy.event.listen(each, "do_connect", _connected)
     return Storage(rdb, masked(address), settings.heartbeat_seconds, locks)
+
+
+def _connected(dialect: Any, _: Any, arguments: Any, options: Any) -> Any:
+    """A new connection; a server that was there a moment ago is waited for."""
+    end = time.monotonic() + AWAY_SECONDS
+    while True:
+        try:
+            return dialect.connect(*arguments, **options)
+        except dialect.loaded_dbapi.OperationalError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(AWAY_PAUSE_SECONDS)
 
 
 def _url(address: str) -> URL:

@@ -9,12 +9,15 @@ import signal
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
-from tests.faults.kills import MOMENTS, SIGNS, accounts, killed
+from tests.faults.kills import MOMENTS, SIGNS, accounts, broken_files, killed
 from tests.faults.nursery import SMALL, Nursery
 
-KILLS = int(os.environ.get("AUTOCOMPRESS_KILLS", "3"))
+KILLS = int(os.environ.get("AUTOCOMPRESS_KILLS", "2"))
 SEED = int(os.environ.get("AUTOCOMPRESS_KILLS_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+
+pytestmark = pytest.mark.timeout(300 * (KILLS + 1))
 
 
 def test_killed_searches_lose_and_double_nothing(home: Nursery, tmp_path: Path) -> None:
@@ -27,9 +30,26 @@ def test_killed_searches_lose_and_double_nothing(home: Nursery, tmp_path: Path) 
     tally = killed(home, tmp_path / "search", SEED, kills)
     assert tally.faults == [], f"AUTOCOMPRESS_KILLS_SEED={SEED}: {kills}"
     assert tally.trials >= 2
+    spoil(tmp_path / "search")
+    assert accounts(tmp_path / "search") == (["0 is not in MLflow"], ["1 is 2 times in MLflow"])
+    assert [flaw.split(":")[0] for flaw in broken_files(tmp_path / "search/out")] == ["best/model.onnx", "result.json"]
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def spoil(folder: Path) -> None:
+    """What must be seen: a trial that MLflow lacks, one that it has twice, and files that are cut."""
+    client = MlflowClient(f"sqlite:///{folder}/mlflow/mlflow.db")
+    (experiment,) = [each.experiment_id for each in client.search_experiments() if each.experiment_id != "0"]
+    for number in ("0", "1"):
+        (run,) = client.search_runs([experiment], f"tags.`autocompress.trial` = '{number}'")
+        if number == "0":
+            client.delete_run(run.info.run_id)
+        else:
+            client.set_terminated(client.create_run(experiment, tags=run.data.tags).info.run_id)
+    for name in ("best/model.onnx", "result.json"):
+        os.truncate(folder / "out" / name, 1000)
+
+
+@pytest.mark.parametrize("sign", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_an_interrupted_search_ends_with_the_best_so_far(home: Nursery, tmp_path: Path, sign: signal.Signals) -> None:
     search = home.start(tmp_path, "search", *SMALL, "objective=size", "search.trials=40", "search.finalists=1")
     while "[2/40]" not in search.log and home.poll(search, 0.02) is None:

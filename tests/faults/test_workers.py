@@ -43,8 +43,8 @@ ALL = [(stem, head) for stem in range(3) for head in range(3)]
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with postgres_server() as address:
-        yield address
+    with postgres_server() as server:
+        yield server.address
 
 
 @pytest.fixture

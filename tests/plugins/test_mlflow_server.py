@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import replace
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import requests
 from autocompress_plugins.mlflow_tracker import MlflowTracker
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
+from mlflow_server import Server, free_port, mlflow_server
 
 from autocompress import StudyContext, TrialRecord, load_registry
 from autocompress.commands.sync import tell_again
@@ -28,67 +27,11 @@ from autocompress.errors import StorageError
 from autocompress.studies.study_file import SavedStudy
 from autocompress.testing import make_records, make_result, make_study
 
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "GIT_PYTHON_REFRESH": "quiet"}
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-@dataclass
-class Server:
-    """A process that can be ended and started again at the same address."""
-
-    folder: Path
-    arguments: list[str]
-    health: str
-    environment: dict[str, str] = field(default_factory=dict)
-    port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", *self.arguments, "--host", "127.0.0.1", "--port", str(self.port)]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                env={**os.environ, **QUIET, **self.environment},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        for _ in range(600):
-            with suppress(requests.ConnectionError):
-                if requests.get(f"{self.uri}/{self.health}", timeout=5).ok:
-                    return
-            assert self.process.poll() is None, (self.folder / "server.log").read_text()
-            time.sleep(0.1)
-        raise TimeoutError((self.folder / "server.log").read_text())
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, 9)
-            self.process.wait()
-            self.process = None
-
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     """Not started yet."""
-    database = [
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
-        "--artifacts-destination",
-        str(tmp_path / "artifacts"),
-    ]
-    found = Server(tmp_path, ["server", "--workers", "1", *database], "health")
+    found = mlflow_server(tmp_path)
     yield found
     found.kill()
 
