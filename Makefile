@@ -49,7 +49,7 @@ lint: install-test
 
 audit: venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet 'pip-audit>=2.9,<3'
-	$(BIN)/pip-audit --requirement $(LOCK) --require-hashes --disable-pip --progress-spinner off
+	$(BIN)/pip-audit --requirement $(LOCK) --require-hashes --disable-pip --strict --progress-spinner off
 
 lock: venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet 'uv>=0.9,<1'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from autocompress.building.twin import module_twin, twin_outputs
 from autocompress.components import QuantizedTensor
 from autocompress.errors import PolicyError
 from autocompress.measuring.device import Device
+from autocompress.measuring.runner import load_session
 from autocompress.network.graph import BaseGraph, export
 from autocompress.policy import Activation, LayerPolicy, Policy
 from autocompress.task import Task
@@ -191,6 +193,69 @@ def test_all_layers_together(bench: Bench, mode: Activation, quantizer: str, bit
     assert bench.warnings(candidate) == ()
     assert snr_db(bench.twin(candidate), bench.outputs(candidate)) > (80 if mode == "float" else 20)
     bench.evaluator.check(candidate.artifact.path, EXAMPLES)
+
+
+def seen_by_readers(base: onnx.GraphProto, file: onnx.GraphProto, tensor: str) -> tuple[str, NDArray[Any] | None]:
+    """What readers of a tensor read in a file, and scale, zero point and largest code where that is quantized."""
+    producers = {name: node for node in file.node for name in node.output}
+    readers = [(node.name, place) for node in base.node for place, name in enumerate(node.input) if name == tensor]
+    found = [node.input[place] for name, place in readers for node in file.node if node.name == name] or [tensor]
+    behind = [producers[name].input[0] for name in found if name in producers and producers[name].op_type in ("Relu", "Clip")]
+    for name in (*found, *behind):  # a barrier may stand between
+        if name in producers and producers[name].op_type == "DequantizeLinear":
+            stored = {value.name: onnx.numpy_helper.to_array(value) for value in file.initializer}
+            scale, zero_point = (stored[part] for part in producers[name].input[1:])
+            return name, np.array([scale, zero_point, np.iinfo(zero_point.dtype).max], np.float64)
+    return found[0], None
+
+
+def computed(bench: Bench, candidate: Candidate, name: str, inputs: NDArray[Any]) -> NDArray[np.float64]:
+    """A layer of the compressed module, in float64."""
+    layer, module = candidate.compressed.layers[name], copy.deepcopy(bench.task.model.get_submodule(name)).double()
+    weight = layer.dense().double()  # of a matrix product, which the file may have the other way round
+    module.weight = nn.Parameter(weight if weight.shape == module.weight.shape else weight.T)  # type: ignore[assignment]
+    if layer.bias is not None and hasattr(module, "bias"):
+        module.bias = nn.Parameter(layer.bias.double())  # type: ignore[assignment]
+    with torch.no_grad():
+        given = torch.from_numpy(inputs)
+        outputs: Tensor = module(given if given.dtype == torch.int64 else given.double())
+    return outputs.numpy()
+
+
+@pytest.mark.parametrize("mode", ["static", "float"])
+@pytest.mark.parametrize(("quantizer", "bits"), [("int8", 8), ("int4", 4)])
+def test_errors_of_each_kind_of_layer(bench: Bench, tmp_path: Path, mode: Activation, quantizer: str, bits: int) -> None:
+    """What a layer of the file gives for what it is given in the file, against float64.
+
+    Where its output is quantized, half a step at most, a quarter on average; else float32's, or half a step of an integer bias.
+    """
+    candidate = bench.candidate(every(mode, quantizer, bits))
+    base, model = (onnx.load(path) for path in (bench.graph.path, candidate.artifact.path))
+    rectified = {node.input[0]: node.output[0] for node in base.graph.node if node.op_type == "Relu"}
+    ends = {layer.name: (layer.input, rectified.get(layer.output, layer.output)) for layer in bench.graph.layers.values()}
+    seen = {tensor: seen_by_readers(base.graph, model.graph, tensor) for pair in ends.values() for tensor in pair}
+    given = {value.name for value in model.graph.input}
+    names = [name for name in dict.fromkeys(name for name, _ in seen.values()) if name not in given]
+    for place, name in enumerate(names):
+        model.graph.node.append(onnx.helper.make_node("Identity", [name], [f"seen{place}"]))
+        model.graph.output.append(onnx.helper.make_tensor_value_info(f"seen{place}", onnx.TensorProto.FLOAT, None))
+    onnx.save(model, tmp_path / "seen.onnx")
+    inputs = bench.task.sets["calibration"].inputs[:EXAMPLES]
+    outputs = load_session(bench.device._target, tmp_path / "seen.onnx", threads=1)([inputs])
+    values = dict(zip(names, outputs[1:], strict=True)) | dict.fromkeys(given, inputs)
+    assert [grid is not None for _, grid in seen.values()].count(True) >= (6 if mode == "static" else 0)
+    for name, (read, written) in ends.items():
+        (source, _), (result, grid) = seen[read], seen[written]
+        expected = computed(bench, candidate, name, values[source])
+        expected = np.maximum(expected, 0) if written in rectified.values() else expected
+        if grid is None:
+            error = np.abs(values[result] - expected) / np.abs(expected).max()
+            most, mean = (1e-3, 5e-4) if candidate.policy.layers[name].activation == "static" else (3e-6, 5e-7)
+            assert error.max() < most and error.mean() < mean, (name, error.max(), error.mean())
+        else:
+            scale, zero_point, most = grid
+            error = np.abs(values[result] - expected.clip(-zero_point * scale, (most - zero_point) * scale)) / scale
+            assert error.max() < 0.6 and error.mean() < 0.3, (name, error.max(), error.mean())
 
 
 def test_state_builds_the_same_bytes(bench: Bench, tmp_path: Path) -> None:
