@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from typing import Any
 
 from autocompress.errors import BudgetError
+from autocompress.plain import from_fields
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,13 @@ class Measurement:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Measurement:
-        """Inverse of `to_dict`."""
-        parts: dict[str, type[Any]] = {"latency": Latency, "footprint": Footprint, "energy": Energy}
-        return cls(**{**values, **{name: part(**values[name]) for name, part in parts.items() if values.get(name)}})
+    def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: the mapping is no measurement.
+        """
+        return from_fields(cls, values)
 
 
 @dataclass(frozen=True)
@@ -149,8 +155,8 @@ class Budget:
     in real time.
 
     Raises:
-        BudgetError: a limit is zero, negative or not finite (`accuracy_drop` may be zero), or the percentile is below 50 or
-            not below 100.
+        BudgetError: a limit is no number, zero, negative or not finite (`accuracy_drop` may be zero), or the percentile is
+            below 50 or not below 100.
     """
 
     size_bytes: float | None = None
@@ -163,13 +169,13 @@ class Budget:
     latency_percentile: float = 50.0
 
     def __post_init__(self) -> None:
-        if not 50 <= self.latency_percentile < 100:
+        if not _is_number(self.latency_percentile) or not 50 <= self.latency_percentile < 100:
             raise BudgetError(
                 f"budget.latency_percentile={self.latency_percentile}: expected 50 (median) or more, below 100; for example 95"
             )
         for name, limit in self.limits().items():
             least = 0.0 if name == "accuracy_drop" else math.ulp(0.0)
-            if not math.isfinite(limit) or limit < least:
+            if not _is_number(limit) or limit < least:
                 raise BudgetError(f"budget.{name}={limit}: expected a number above zero; leave it out (null) for no limit")
 
     def limits(self) -> dict[str, float]:
@@ -195,6 +201,14 @@ class Budget:
             return 0.0
         unit = max(limit, 0.01) if name == "accuracy_drop" else limit
         return (value - limit) / unit
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number, of Python or numpy, that a float can hold."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 NO_LIMITS = Budget()

@@ -164,9 +164,20 @@ def compose_settings(overrides: Sequence[str], registry: Registry) -> Settings:
     register(registry)
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            config = compose("base", overrides=list(overrides))
-        return search_settings(config, registry, Path())
+            return search_settings(composed("base", overrides, registry), registry, Path())
     except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, registry)) from error
+
+
+def composed(name: str, overrides: Sequence[str], registry: Registry) -> DictConfig:
+    """A primary config with overrides; Hydra is initialized.
+
+    Raises:
+        ConfigError: it cannot be composed.
+    """
+    try:
+        return compose(name, overrides=list(overrides))
+    except Exception as error:  # Hydra also passes on what odd values lead it to: a TypeError for `pruner=[null]`
         raise ConfigError(explain(error, registry)) from error
 
 
@@ -196,8 +207,10 @@ def hydra_main(verb: str, run: Callable[[Job], None], registry: Registry) -> Non
         AutocompressError: the first of our own errors. Kept until Hydra has ended, which would print around it.
     """
     errors: list[AutocompressError] = []
+    begun: list[DictConfig] = []
 
     def job(config: DictConfig) -> None:
+        begun.append(config)
         hydra_config = HydraConfig.get()
         _mask_written(hydra_config)
         try:
@@ -207,7 +220,12 @@ def hydra_main(verb: str, run: Callable[[Job], None], registry: Registry) -> Non
                 raise  # a launcher's process of its own; Hydra hands it on when all jobs have run
             errors.append(error)
 
-    hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=verb)(job)()
+    try:
+        hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=verb)(job)()
+    except Exception as error:
+        if begun or isinstance(error, AutocompressError):
+            raise
+        raise ConfigError(explain(error, registry)) from error  # as in `composed`
     if errors:
         raise errors[0]
 
@@ -364,8 +382,9 @@ def _unknown_key(key: str, registry: Registry) -> str:
     groups = _optional_groups()
     if key in groups:
         return f"{key} has no default to override: write +{key}=NAME"
-    known = [*_keys(OmegaConf.structured(JobSchema)), *_component_keys(registry)]
-    if key in known:
+    options = list(_component_keys(registry))
+    known = [*_keys(OmegaConf.structured(JobSchema)), *options]
+    if key in options:
         kind, name = key.split(".")[:2]
         return f"{key} is an option of {kind} '{name}', which is not in use: choose it with {kind}={name}"
     meant = nearest(key, [*known, *(f"+{group}" for group in groups)])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from autocompress.errors import PolicyError
+from autocompress.plain import from_fields
 from autocompress.whole_file import write_whole
 
 VERSION = 1
@@ -25,6 +27,13 @@ UNSTRUCTURED = "unstructured"
 
 Precision = Literal["integer", "dynamic", "float"]
 Activation = Literal["static", "dynamic", "float"]
+
+
+def _check_removal(sparsity: float, threshold: float | None) -> None:
+    if not 0 <= sparsity <= 1:
+        raise PolicyError(f"sparsity {sparsity}: expected a share, 0 to 1")
+    if threshold is not None and not math.isfinite(threshold):
+        raise PolicyError(f"threshold {threshold}: expected a finite score, or null for none")
 
 
 @dataclass(frozen=True)
@@ -51,9 +60,9 @@ class LayerPolicy:
     activation: Activation = "static"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.structure, str):
-            hint = "in a YAML file write n:m in quotes, for example '2:4': without them it is a time of day"
-            raise PolicyError(f"structure {self.structure!r}: expected '{UNSTRUCTURED}' or n:m; {hint}")
+        if not 1 <= self.bits <= FLOAT_BITS:
+            raise PolicyError(f"bits {self.bits:g}: expected 1 to {FLOAT_BITS}")
+        _check_removal(self.sparsity, self.threshold)
 
     @property
     def prunes(self) -> bool:
@@ -80,6 +89,9 @@ class ChannelPolicy:
     pruner: str | None = None
     sparsity: float = 0.0
     threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_removal(self.sparsity, self.threshold)
 
     @property
     def prunes(self) -> bool:
@@ -143,15 +155,10 @@ class Policy:
         if not isinstance(values, Mapping) or values.get("version") != VERSION:
             found = values.get("version") if isinstance(values, Mapping) else type(values).__name__
             raise PolicyError(f"not a policy of version {VERSION}: found version {found!r}")
+        decisions = {entry.name: values[entry.name] for entry in fields(cls) if entry.name in values}
         try:
-            return cls(
-                layers={name: LayerPolicy(**layer) for name, layer in values.get("layers", {}).items()},
-                channels={name: ChannelPolicy(**group) for name, group in values.get("channels", {}).items()},
-                ops=dict(values.get("ops", {})),
-                tensors=dict(values.get("tensors", {})),
-                observers=dict(values.get("observers", {})),
-            )
-        except (TypeError, ValueError, AttributeError) as error:
+            return from_fields(cls, decisions)
+        except ValueError as error:
             raise PolicyError(f"not a policy: {error}") from error
 
 
@@ -184,8 +191,9 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         raise PolicyError(f"policy {path}: no such file") from error
     except OSError as error:
         raise PolicyError(f"policy {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise PolicyError(f"policy {path}: not YAML or JSON: {' '.join(str(error).split())}") from error
+    except Exception as error:  # PyYAML also passes on whatever its constructors meet, for example for `!!bool x`
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise PolicyError(f"policy {path}: not YAML or JSON: {reason}") from error
     if not isinstance(values, dict):
         raise PolicyError(f"policy {path}: expected a mapping, found {type(values).__name__}")
     return values

@@ -11,6 +11,7 @@ from autocompress.accuracy.changes import Changes
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
 from autocompress.data_set import DataSet
+from autocompress.plain import from_fields
 from autocompress.policy import Policy
 from autocompress.quality import Quality
 
@@ -161,14 +162,12 @@ class TrialRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialRecord:
-        """Inverse of `to_dict`."""
-        parts = {
-            "policy": Policy.from_dict(values["policy"]),
-            "measurement": Measurement.from_dict(values["measurement"]),
-            "layers": tuple(LayerRow(**row) for row in values["layers"]),
-            "warnings": tuple(values["warnings"]),
-        }
-        return cls(**{**values, **parts})
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: the mapping is no record.
+        """
+        return from_fields(cls, values)
 
 
 @dataclass(frozen=True)

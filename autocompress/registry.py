@@ -104,14 +104,17 @@ class Registry:
 
         Raises:
             UnknownComponentError: no plugin in use registers it.
-            ConfigError: it has no such field.
+            ConfigError: it has no such field, or one of another type.
         """
         component = self.component(kind, name)
         known = {entry.name for entry in dataclasses.fields(cast(Any, component))}
         unknown = sorted(set(settings) - known)
         if unknown:
             raise ConfigError(f"{kind}.{name}: no option '{unknown[0]}'; options: {', '.join(sorted(known)) or 'none'}")
-        return component(**settings)
+        try:
+            return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(component), dict(settings)))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{kind}.{name}: {' '.join(str(error).split())}") from error
 
     def versions(self) -> dict[str, str]:
         """Distribution to version, for the plugins in use."""
@@ -136,8 +139,16 @@ def _bundled_first(entry_point: importlib.metadata.EntryPoint) -> tuple[bool, st
 
 
 def _distribution(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    dist = entry_point.dist
-    return (dist.name, dist.version) if dist else ("unknown", "unknown")
+    """Name and version; damaged metadata has none."""
+    try:
+        dist = entry_point.dist
+        return (_line(dist.name), _line(dist.version)) if dist else ("unknown", "unknown")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return "unknown", "unknown"
+
+
+def _line(text: str | None) -> str:
+    return " ".join((text or "unknown").split())
 
 
 def _load(registry: Registry, entry_point: importlib.metadata.EntryPoint) -> Plugin:

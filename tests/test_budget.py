@@ -72,6 +72,12 @@ def test_what_was_not_measured_violates_nothing(name: str) -> None:
     assert (Budget(**{name: 1.0}).unmeasured(missing), Budget(**{name: 1.0}).unmeasured(MEASURED)) == ([name], [])
 
 
+def test_a_measurement_that_is_none_is_not_read() -> None:
+    for odd in ({"size_bytes": "300"}, {"latency": {"ratio": 0.5}}, {"unknown": 1}, [], None):
+        with pytest.raises(ValueError, match="expected"):
+            Measurement.from_dict(odd)  # type: ignore[arg-type]
+
+
 def test_a_file_that_gains_accuracy_is_within_a_drop_of_zero() -> None:
     assert Budget(accuracy_drop=0.0).violations(replace(MEASURED, accuracy_drop=-0.01)) == {"accuracy_drop": pytest.approx(-1)}
 
@@ -81,6 +87,15 @@ def test_a_file_that_gains_accuracy_is_within_a_drop_of_zero() -> None:
 def test_limits_that_nothing_can_meet_are_refused(name: str, limit: float) -> None:
     with pytest.raises(BudgetError, match=rf"budget\.{name}={limit}: expected a number above zero"):
         Budget(**{name: limit})
+
+
+@pytest.mark.parametrize(
+    "limit", ["0.5", [0.5], {}, True, 10**400], ids=["text", "list", "mapping", "truth value", "too large"]
+)
+@pytest.mark.parametrize("name", [*LIMITS, "latency_percentile"])
+def test_what_is_no_number_is_refused(name: str, limit: object) -> None:
+    with pytest.raises(BudgetError, match=rf"budget\.{name}="):
+        Budget(**{name: limit})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("limit", [-0.001, math.nan, math.inf])

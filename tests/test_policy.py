@@ -69,7 +69,7 @@ def test_structure_survives_the_disk_and_says_so_without_quotes(tmp_path: Path) 
     SavedPolicy(policy, "m", "s", "a").save(tmp_path / "policy.yaml")
     assert load_policy(tmp_path / "policy.yaml") == policy
     path = write(tmp_path, "version: 1\nlayers: {head: {pruner: sparse, structure: 2:4}}")
-    with pytest.raises(PolicyError, match=r"structure 124: expected 'unstructured' or n:m; in a YAML file write n:m in quotes"):
+    with pytest.raises(PolicyError, match="layers: head: structure: 124; expected text: YAML needs quotes"):
         load_policy(path)
 
 
@@ -130,6 +130,27 @@ MALFORMED = {
     "unknown channel key": "version: 1\nchannels: {head: {bits: 8}}",
     "ops are a word": "version: 1\nops: float",
     "ops are a list": "version: 1\nops: [a, b]",
+    "bits are a word": "version: 1\nlayers: {head: {quantizer: int8, bits: eight}}",
+    "bits are a fraction": "version: 1\nlayers: {head: {quantizer: int8, bits: 7.5}}",
+    "bits are a truth value": "version: 1\nlayers: {head: {quantizer: int8, bits: on}}",
+    "too many bits": "version: 1\nlayers: {head: {quantizer: int8, bits: 64}}",
+    "share above one": "version: 1\nlayers: {head: {pruner: sparse, sparsity: 1.5}}",
+    "share is no number": "version: 1\nlayers: {head: {pruner: sparse, sparsity: .nan}}",
+    "share of channels below nothing": "version: 1\nchannels: {head: {pruner: sparse, sparsity: -0.5}}",
+    "threshold is infinite": "version: 1\nlayers: {head: {pruner: sparse, threshold: .inf}}",
+    "unknown activation": "version: 1\nlayers: {head: {quantizer: int8, bits: 8, activation: fast}}",
+    "unknown precision": "version: 1\nops: {n7: fp8}",
+    "a name is a number": "version: 1\nlayers: {0: {quantizer: int8, bits: 8}}",
+    "a day": "version: 1\nobservers: {y: 2026-01-01}",
+    "tag of nothing": "!!bool x",
+    "tag of an empty number": "version: !!int ''",
+    "deep": "[" * 4000,
+    "bomb": "a: &a [x,x,x,x,x,x,x,x]\n"
+    + "".join(
+        f"{b}: &{b} [*{a},*{a},*{a},*{a},*{a},*{a},*{a},*{a}]\n"
+        for a, b in zip("abcdefghijklmno", "bcdefghijklmnop", strict=True)
+    )
+    + "version: 1\nops: {n7: *p}",
 }
 
 

@@ -25,11 +25,11 @@ from autocompress.commands.sync import main as sync
 from autocompress.config import compose_settings
 from autocompress.errors import AutocompressError, BudgetError, ConfigError, DataError, PolicyError
 from autocompress.network.graph import export
+from autocompress.plain import from_plain, to_plain
 from autocompress.policy import SavedPolicy, load_saved_policy
 from autocompress.record import Final
 from autocompress.run import check_measured
 from autocompress.settings import Settings
-from autocompress.studies.plain import from_plain, to_plain
 from autocompress.studies.study_file import load_study, saved_studies
 from autocompress.verbs import apply_policy
 

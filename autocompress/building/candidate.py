@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,6 +19,7 @@ from autocompress.components import Capabilities, CompressedLayer, QuantizedTens
 from autocompress.errors import PolicyError
 from autocompress.network.graph import BaseGraph, Layer, save
 from autocompress.network.placement import place
+from autocompress.plain import from_plain
 from autocompress.policy import Activation, LayerPolicy, Policy
 from autocompress.record import LayerRow
 from autocompress.tensors.calibration import Range
@@ -154,9 +156,14 @@ def load_state(path: Path) -> CompressedModel:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
             metadata = {key: json.loads(text) for key, text in file.metadata().items()}
-        axes, ranges = metadata["axes"], metadata["ranges"]
+        return _loaded(tensors, metadata)
     except Exception as error:
-        raise PolicyError(f"state {path}: not the state of a policy: {error}") from error
+        raise PolicyError(f"state {path}: not the state of a policy: {' '.join(str(error).split())}") from error
+
+
+def _loaded(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> CompressedModel:
+    axes = from_plain(Mapping[str, tuple[int, int, int | None]], metadata["axes"])
+    ranges = from_plain(Mapping[str, tuple[float, int, int]], metadata["ranges"])
     names = dict.fromkeys(key.split(":", 1)[1] for key in tensors if key.startswith(("codes:", "weight:")))
     return CompressedModel(
         layers={name: _loaded_layer(name, tensors, axes) for name in names},

@@ -150,12 +150,12 @@ class _Dataset:
     def labels(self) -> NDArray[np.generic]:
         """Most of torchvision's classes keep all labels in one of two attributes, which saves decoding every image."""
         kept = getattr(self.items, "targets", getattr(self.items, "labels", None))
-        return np.asarray([self._item(index)[1] for index in range(len(self.items))] if kept is None else kept)
+        return _numeric(self.name, [self._item(index)[1] for index in range(len(self.items))] if kept is None else kept)
 
     def read(self, indices: NDArray[np.int64]) -> Examples:
         pairs = [self._item(int(index)) for index in indices]
         inputs = [self._input(one) for one, _ in pairs]
-        return _examples(self.name, _stack(self.name, inputs), np.asarray([target for _, target in pairs]))
+        return _examples(self.name, _stack(self.name, inputs), _numeric(self.name, [target for _, target in pairs]))
 
     def _item(self, index: int) -> tuple[Any, Any]:
         item = self.items[index]
@@ -165,7 +165,7 @@ class _Dataset:
 
     def _input(self, one: Any) -> NDArray[Any]:
         if not isinstance(one, Image.Image):
-            return np.asarray(one)
+            return _numeric(self.name, one)
         try:
             return to_input(one, self.image)
         except ValueError as error:
@@ -195,6 +195,17 @@ def _examples(name: str, inputs: NDArray[np.generic], targets: NDArray[np.generi
     if not np.isfinite(numbers).all():
         raise DataError(f"{name}: inputs contain NaN or infinity; expected finite numbers")
     return Examples(numbers, targets.astype(np.int64) if np.issubdtype(targets.dtype, np.integer) else targets)
+
+
+def _numeric(name: str, values: ArrayLike) -> NDArray[np.generic]:
+    """As an array of numbers or truth values."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # of several shapes, or a tensor that numpy cannot take
+        raise DataError(f"{name}: no array can be made of it: {' '.join(str(error).split())}") from error
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name}: values of type {array.dtype}; expected real numbers")
+    return array
 
 
 def _stack(name: str, inputs: Sequence[NDArray[Any]]) -> NDArray[np.generic]:
@@ -286,7 +297,9 @@ def _source(name: str, part: Any, settings: DataSettings) -> _Source:
 
 
 def _arrays(name: str, inputs: ArrayLike, targets: ArrayLike) -> _Source:
-    source = _Arrays(name, np.asarray(inputs), np.asarray(targets))
+    source = _Arrays(name, _numeric(name, inputs), _numeric(name, targets))
+    if not source.inputs.ndim or not source.labels.ndim:
+        raise DataError(f"{name}: a single number; expected arrays of inputs and targets, one of each for each example")
     if len(source.inputs) != len(source.labels):
         raise DataError(f"{name}: {len(source.inputs)} inputs and {len(source.labels)} targets; expected as many of each")
     return source

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -18,11 +19,8 @@ from PIL import Image, UnidentifiedImageError
 from autocompress.errors import ConfigError, DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-_BROKEN = (
-    *(OSError, ValueError, SyntaxError, EOFError, RuntimeError),
-    *(Image.DecompressionBombError, zipfile.BadZipFile, zlib.error),
-)
-"""What PIL and zipfile raise for files that are damaged, encrypted or not what their name says."""
+MOST_BYTES = 1 << 28
+"""Of one image file; a zip of a few kilobytes can hold gigabytes."""
 
 
 class Interpolation(Enum):
@@ -58,14 +56,16 @@ def check_image_settings(settings: ImageSettings) -> None:
     """Refuse settings that no image can satisfy.
 
     Raises:
-        ConfigError: a negative size, a mean or std of the wrong length, or a std that is not positive.
+        ConfigError: a negative size, a mean or std of the wrong length or not finite, or a std that is not positive.
     """
     channels = 1 if settings.grayscale else 3
     for name, values in (("mean", settings.mean), ("std", settings.std)):
         if len(values) not in (0, 1, channels):
             raise ConfigError(f"data.image.{name}: {len(values)} values; expected one for each of {channels} channels, or none")
-    if any(value <= 0 for value in settings.std):
+    if not all(0 < value < math.inf for value in settings.std):
         raise ConfigError(f"data.image.std: {list(settings.std)}; expected positive numbers")
+    if not all(math.isfinite(value) for value in settings.mean):
+        raise ConfigError(f"data.image.mean: {list(settings.mean)}; expected finite numbers")
     if settings.resize < 0 or settings.crop < 0:
         raise ConfigError(f"data.image: resize={settings.resize} crop={settings.crop}; expected pixels, or 0 for none")
 
@@ -74,7 +74,8 @@ def to_input(image: Image.Image, settings: ImageSettings) -> NDArray[np.float32]
     """The model's input for one image: float32, shape (channels, height, width).
 
     Raises:
-        ValueError: the image is smaller than the crop, or has more than 8 bits a channel.
+        ValueError: the image is smaller than the crop, has more than 8 bits a channel, or is so long that resizing it
+            would take more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     if image.mode[0] in "IF":  # PIL would clip these to white without a word
         raise ValueError(f"pixels of mode '{image.mode}'; expected 8 bits a channel")
@@ -95,6 +96,8 @@ def _resized(image: Image.Image, settings: ImageSettings) -> Image.Image:
     if settings.resize in (0, short):
         return image
     width, height = (settings.resize * side // short for side in image.size)
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels would become {width}x{height} by data.image.resize")
     return image.resize((width, height), settings.interpolation.value)
 
 
@@ -133,20 +136,24 @@ class ImageFolder:
         """
         name = self.names[index]
         try:
-            with Image.open(io.BytesIO(self.read(name))) as image:
-                return to_input(image, settings)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(io.BytesIO(self.read(name))) as image:
+                    return to_input(image, settings)
         except UnidentifiedImageError:  # its own message shows a memory address
             reason = "not an image that PIL knows"
-        except _BROKEN as error:
-            reason = str(error)
-        raise DataError(f"data: {self.path}: '{name}' cannot be used: {reason}; repair or remove it")
+        except Exception as error:  # of a damaged file, whatever zipfile or the decoder meets: struct.error, IndexError, ...
+            reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"data: {self.path}: {name!r} cannot be used: {reason}; repair or remove it")
 
 
 def open_image_folder(path: Path) -> ImageFolder:
     """List a directory or zip of `class/name.jpg`; nothing is extracted or decoded yet.
 
+    Links of a directory are followed, but for those that lead back to a folder that they lie in.
+
     Raises:
-        DataError: it is neither, or holds no image in a class folder.
+        DataError: it is neither, holds no image in a class folder, or is a zip with absolute or parent paths.
     """
     names, read = _zip_files(path) if path.is_file() else _directory_files(path)
     parts = {name: PurePosixPath(name).parts for name in names}
@@ -164,18 +171,46 @@ def open_image_folder(path: Path) -> ImageFolder:
 def _zip_files(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # zipfile passes on what a damaged directory leads it to: struct.error, NotImplementedError, ...
         raise DataError(f"data: {path} is not a readable zip: {error}; expected a zip of class/name.jpg") from None
-    return [entry.filename for entry in archive.infolist() if not entry.is_dir()], archive.read
+    entries = {entry.filename: entry for entry in archive.infolist() if entry.filename and not entry.is_dir()}
+    outside = [name for name in entries if name.startswith("/") or ".." in PurePosixPath(name).parts]
+    if outside:
+        raise DataError(f"data: {path} holds {outside[0]!r}, a path that leads out of it; expected class/name.jpg within it")
+
+    def read(name: str) -> bytes:
+        _check_size(entries[name].file_size)
+        return archive.read(entries[name])
+
+    return list(entries), read
 
 
 def _directory_files(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    names = [
-        (Path(folder) / file).relative_to(path).as_posix()
-        for folder, _, files in os.walk(path, followlinks=True)
-        for file in files
-    ]
-    return names, lambda name: (path / name).read_bytes()
+    names = []
+    for folder, inner, files in os.walk(path, followlinks=True):
+        inner[:] = [name for name in inner if not _leads_back(Path(folder) / name, path)]
+        names += [(Path(folder) / file).relative_to(path).as_posix() for file in files]
+
+    def read(name: str) -> bytes:
+        if not (path / name).is_file():
+            raise ValueError("not a regular file")  # a pipe or a device would never end
+        _check_size((path / name).stat().st_size)
+        return (path / name).read_bytes()
+
+    return names, read
+
+
+def _leads_back(folder: Path, root: Path) -> bool:
+    """Whether it is a link to a folder that it lies in, which would hold every image again and again."""
+    if not folder.is_symlink():
+        return False
+    above = [parent.resolve() for parent in folder.parents if parent.is_relative_to(root)]
+    return any(parent.is_relative_to(folder.resolve()) for parent in above)
+
+
+def _check_size(size_bytes: int) -> None:
+    if size_bytes > MOST_BYTES:
+        raise ValueError(f"{size_bytes:,} bytes; expected at most {MOST_BYTES:,} for one image")
 
 
 def _hidden(parts: tuple[str, ...]) -> bool:

@@ -11,7 +11,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -148,10 +147,17 @@ def _named_tensors(path: Path) -> dict[str, Tensor]:
     content = _read(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(_is_entry(name, value) for name, value in content.items()):
         raise ModelError(f"model.state_dict: {path} holds {type(content).__name__}; expected what model.state_dict() returns")
     consume_prefix_in_state_dict_if_present(content, "module.")
     return content
+
+
+def _is_entry(name: object, value: object) -> bool:
+    """Whether it is a tensor under a name, real, dense and with values, as parameters are."""
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu" and not (value.is_complex() or value.is_quantized)
 
 
 def _read(path: Path) -> Any:
@@ -161,7 +167,7 @@ def _read(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+    except Exception as error:  # of a damaged file, whatever the unpickler meets: KeyError, IndexError, UnicodeDecodeError, ...
         kind = type(error).__name__
         raise ModelError(f"model.state_dict: {path} is no file of plain tensors ({kind}); save model.state_dict()") from None
 

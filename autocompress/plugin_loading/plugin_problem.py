@@ -20,7 +20,7 @@ def plugin_problem(error: BaseException, declared: str | None) -> str:
         return str(error)
     missing = _missing(error)
     if missing is None:
-        return f"{type(error).__name__}: {error}"
+        return " ".join(f"{type(error).__name__}: {error}".split())
     module, name, known = missing
     written = f"the plugin was written for API {declared}" if declared else f"the plugin declares no {DECLARATION}"
     return f"uses {module}.{name}, which does not exist{nearest(name, known)}; {written}, {this_api()}"

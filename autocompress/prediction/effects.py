@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from autocompress.choices.space import OBSERVERS, SearchSpace
 from autocompress.display.progress import Progress
 from autocompress.errors import AutocompressError, ConfigError, UnreachableError
+from autocompress.plain import from_plain
 from autocompress.policy import Policy
 from autocompress.problem import Effect
 from autocompress.tensors.observers import in_effect
@@ -60,9 +61,10 @@ class Journal:
             whole, newline, _ = file.read().rpartition(b"\n")
         self._read += len(whole) + len(newline)
         for line in whole.splitlines():
-            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # that a killed run did not finish
-                entry = json.loads(line)
-                self._known[entry.pop("key")] = entry
+            with contextlib.suppress(ValueError, RecursionError):  # a line that a killed run did not finish
+                entry = from_plain(Mapping[str, Any], json.loads(line))
+                key, values = entry.get("key"), {name: value for name, value in entry.items() if name != "key"}
+                self._known[from_plain(str, key)] = from_plain(Mapping[str, float], values)
 
     def get(self, what: str, policy: Policy) -> dict[str, float] | None:
         """What is known of a policy under this identity."""

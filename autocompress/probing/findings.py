@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from autocompress.plain import from_plain
 from autocompress.whole_file import write_whole
 
 Subject = Literal["layer", "op"]
@@ -121,11 +122,11 @@ class Findings:
         """Read a file; None: there is none, it is not such a file, or it is of another device or version."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            rows = tuple(_finding(row) for row in values.pop("rows"))
-            found = cls(**{name: values[name] for name in ("key", "device", "runtime")}, rows=rows)
-        except (OSError, ValueError, KeyError, TypeError):
+            found = from_plain(cls, {**values, "rows": [_without_verdict(row) for row in values["rows"]]})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
-        return found if found.key == key else None
+        shapes = {len(row.cases) for row in found.rows if row.cases}
+        return found if found.key == key and len(shapes) <= 1 else None
 
     def save(self, path: Path) -> None:
         """Write all rows with their verdicts, replacing the file as a whole."""
@@ -177,9 +178,9 @@ class Findings:
         return "\n".join(lines)
 
 
-def _finding(values: dict[str, Any]) -> Finding:
-    values.pop("verdict", None)
-    return Finding(**{**values, "cases": tuple(Case(**case) for case in values["cases"])})
+def _without_verdict(row: dict[str, Any]) -> dict[str, Any]:
+    """A verdict follows from the figures."""
+    return {name: value for name, value in row.items() if name != "verdict"}
 
 
 def _described(row: Finding) -> str:

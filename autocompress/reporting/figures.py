@@ -143,12 +143,12 @@ def layer_told(row: LayerRow) -> str:
 
 
 def sensitivity(path: Path) -> Figure | None:
-    """From the file that `autocompress sensitivity` and searches that measured the tables leave; None: there is none."""
+    """From the file that `autocompress sensitivity` and searches that measured the tables leave; None: there is none such."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return heat_map(content) if content["layers"] else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    return heat_map(content) if content.get("layers") else None
 
 
 def heat_map(content: Mapping[str, Any]) -> Figure:

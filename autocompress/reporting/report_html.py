@@ -91,10 +91,10 @@ def report_page(study: StudyContext, result: SearchResult) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content
+    return content if isinstance(content, dict) else {}
 
 
 def _drawn(figure: Figure) -> dict[str, Any]:
@@ -172,7 +172,11 @@ def _commands(study: StudyContext) -> Mapping[str, str]:
 def _overrides(folder: Path) -> list[str] | None:
     """What the search in a folder was told on the command line; None: it was started from Python."""
     path = folder / ".hydra" / "overrides.yaml"
-    return [str(word) for word in yaml.safe_load(path.read_text(encoding="utf-8")) or []] if path.is_file() else None
+    try:
+        words = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return [str(word) for word in words] if isinstance(words, list) else None
 
 
 def _call(study: StudyContext) -> str:

@@ -79,7 +79,7 @@ class SearchStudy:
         """The finished trials that this has not returned before, oldest first, whichever process ran them."""
         new = [trial for trial in self._trials() if trial.number not in self._told and _is_finished(trial)]
         self._told.update(trial.number for trial in new)
-        return [_record(trial) for trial in new]
+        return [read_record(trial) for trial in new]
 
     @property
     def running(self) -> int:
@@ -270,12 +270,16 @@ class SearchStudy:
 
 def stored_records(study: optuna.Study) -> list[TrialRecord]:
     """Every finished trial, oldest first."""
-    return [_record(trial) for trial in study.get_trials(deepcopy=False) if _is_finished(trial)]
+    return [read_record(trial) for trial in study.get_trials(deepcopy=False) if _is_finished(trial)]
 
 
-def _record(trial: FrozenTrial) -> TrialRecord:
+def read_record(trial: FrozenTrial) -> TrialRecord:
     """Its number is Optuna's: an imported record has that of the study where it was measured."""
-    return replace(TrialRecord.from_dict(trial.user_attrs[RECORD]), number=trial.number)
+    try:
+        record = TrialRecord.from_dict(trial.user_attrs[RECORD])
+    except ValueError as error:
+        raise ConfigError(f"study: trial {trial.number} is not stored as a search does it: {error}") from error
+    return replace(record, number=trial.number)
 
 
 def _is_finished(trial: FrozenTrial) -> bool:

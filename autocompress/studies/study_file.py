@@ -10,8 +10,8 @@ from pathlib import Path
 import optuna
 
 from autocompress.errors import ConfigError
+from autocompress.plain import from_fields, from_plain, to_plain
 from autocompress.record import SearchResult, StudyContext, TrialRecord
-from autocompress.studies.plain import from_plain, to_plain
 from autocompress.studies.storage import StudySettings, opened_storage
 from autocompress.studies.study import stored_records
 from autocompress.whole_file import write_whole
@@ -41,19 +41,40 @@ def load_study(path: Path) -> SavedStudy:
     """Read it with its trials; the output folder may have moved.
 
     Raises:
-        ConfigError: the file is damaged, or the study is not in its database.
+        ConfigError: the file is not what a search wrote, or its trials are not there.
         StorageError: the study's database cannot be reached.
     """
-    folder = path.resolve().parent.parent
+    saved, folder = read_study(path), _root(path)
+    try:
+        settings = from_fields(StudySettings, saved.context.config.get("study", {}))
+        with opened_storage(settings, folder) as storage:
+            records = stored_records(optuna.load_study(study_name=saved.context.name, storage=storage.rdb))
+    except KeyError:
+        raise ConfigError(f"study {path}: its storage has no study {saved.context.name}; keep study.db beside it") from None
+    except ValueError as error:
+        raise ConfigError(f"study {path}: {error}") from error
+    return replace(saved, records=records, result=None if saved.result is None else replace(saved.result, records=records))
+
+
+def read_study(path: Path) -> SavedStudy:
+    """The file alone, without its trials.
+
+    Raises:
+        ConfigError: it is not what a search wrote.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        context: StudyContext = from_plain(StudyContext, content["context"], folder)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"study file {path}: damaged ({error}); the search's command writes it again") from error
-    with opened_storage(StudySettings(**context.config.get("study", {})), folder) as storage:
-        records = stored_records(optuna.load_study(study_name=context.name, storage=storage.rdb))
-    result = from_plain(SearchResult, content["result"], folder)
-    return SavedStudy(context, records, None if result is None else replace(result, records=records))
+        context = from_plain(StudyContext, content["context"], _root(path))
+        result = from_plain(SearchResult | None, content["result"], _root(path))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"study {path}: not what a search wrote: {problem}; its command writes it again") from error
+    return SavedStudy(context, (), result)
+
+
+def _root(path: Path) -> Path:
+    """The output folder, which may have moved."""
+    return path.resolve().parent.parent
 
 
 def saved_studies(folder: Path) -> list[Path]:

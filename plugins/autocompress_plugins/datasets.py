@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ Part = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 TABLES = ("breast_cancer", "digits", "wine")
 """Tables that scikit-learn brings along."""
+
+MOST_BYTES = 1 << 30
+"""Of one file, unpacked."""
 
 PARTS = ("train", "t10k")
 """What MNIST's files call the training and the test part."""
@@ -105,7 +109,7 @@ def _find(folder: Path, name: str) -> Path | None:
 
 
 def _read_part(folder: Path, part: str, mean: float, std: float) -> Part:
-    images, labels = (_read_idx(folder, name) for name in _names(part))
+    images, labels = (_read_idx(folder, name, axes) for name, axes in zip(_names(part), (3, 1), strict=True))
     if len(images) != len(labels):
         raise DataError(f"data: {folder}: {len(images)} {part} images and {len(labels)} labels; expected as many of each")
     inputs = images[:, None].astype(np.float32)  # (N, 1, height, width)
@@ -114,14 +118,20 @@ def _read_part(folder: Path, part: str, mean: float, std: float) -> Part:
     return inputs, labels.astype(np.int64)
 
 
-def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
+def _read_idx(folder: Path, name: str, axes: int) -> NDArray[np.uint8]:
     """One file: two zero bytes, the type (8: bytes), the number of axes, their lengths (big endian), the values."""
     path = _find(folder, name)
     assert path is not None
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        axes = content[3]
-        shape = np.frombuffer(content, ">u4", axes, offset=4)
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape.astype(int))
-    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            header = file.read(4 + 4 * axes)
+            if header[:4] != bytes((0, 0, 8, axes)):
+                raise ValueError(f"it begins with {header[:4].hex(' ')}; expected bytes on {axes} axes: 00 00 08 {axes:02x}")
+            shape = np.frombuffer(header, ">u4", axes, offset=4).tolist()
+            count = math.prod(shape)
+            content = file.read(min(count, MOST_BYTES) + 1)
+        if len(content) != count:
+            raise ValueError(f"{len(content)} values or more; expected {' x '.join(map(str, shape))}")
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"data: {path} is not a complete IDX file ({error}); fetch it again") from None

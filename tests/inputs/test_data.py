@@ -127,6 +127,18 @@ def unpaired():
 def small():
     return None, [(Image.new("L", (2, 2)), 0)] * 20
 
+def words():
+    return None, (np.asarray(["a", "b"] * 10), np.arange(20))
+
+def jagged():
+    return None, ([[1], [1, 2]], [0, 1])
+
+def number():
+    return None, (np.float32(1), 3)
+
+def worded():
+    return None, [(np.zeros(3), "cat")] * 30
+
 def generator():
     return arrays()[0], (pair for pair in [])
 
@@ -182,6 +194,10 @@ def test_a_factory_may_return_datasets_of_images_or_tensors(sources: str) -> Non
         ("unpaired", ["item", "int", "pair (input, target)"]),
         ("small", ["2x2 pixels", "data.image.crop=3"]),
         ("generator", ["generator", "dataset with a length"]),
+        ("words", ["test", "values of type", "expected real numbers"]),
+        ("jagged", ["test", "no array can be made of it"]),
+        ("number", ["test", "a single number"]),
+        ("worded", ["test", "values of type", "expected real numbers"]),
     ],
 )
 def test_a_factorys_wrong_answer_is_explained(sources: str, function: str, words: list[str]) -> None:
@@ -230,6 +246,28 @@ def test_idx_files_are_found_packed_or_not(mnist_root: Path) -> None:
     message = refusal(DataError, settings)
     assert "apt-get install dataset-fashion-mnist" in message
     assert "download=True" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("labels-idx1", bytes([0, 0, 8, 0]), "expected bytes on 1 axes: 00 00 08 01"),
+        ("labels-idx1", bytes([0, 0, 13, 1, 0, 0, 0, 4]) + bytes(16), "it begins with 00 00 0d 01"),
+        ("labels-idx1", bytes([0, 0, 8, 1, 255, 255, 255, 255]) + bytes(9), "9 values or more; expected 4294967295"),
+        ("images-idx3", bytes([0, 0, 8, 3]) + b"\xff" * 12, "0 values or more; expected 4294967295 x 4294967295 x 4294967295"),
+        ("images-idx3", bytes([0, 0, 8, 3]) + bytes([0, 0, 0, 1] * 3) + bytes(5), "2 values or more; expected 1 x 1 x 1"),
+        ("images-idx3", b"", "it begins with ; expected"),
+    ],
+    ids=["no axis", "floats", "short", "huge", "long", "empty"],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_idx_file_of_another_form_is_refused(mnist_root: Path, name: str, content: bytes, words: str, packed: bool) -> None:
+    path = mnist_root / "MNIST" / "raw" / f"train-{name}-ubyte"
+    path.unlink()
+    path.with_name(path.name + ".gz" * packed).write_bytes(gzip.compress(content) if packed else content)
+    kwargs = {"folders": ["MNIST/raw"], "root": str(mnist_root)}
+    settings = DataSettings(factory="autocompress_plugins.datasets:idx_images", kwargs=kwargs, **SMALL)
+    assert words in refusal(DataError, settings)
 
 
 def test_digits_need_no_file() -> None:

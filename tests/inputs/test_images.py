@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +110,89 @@ def test_an_image_that_cannot_be_used_is_named(tmp_path: Path, content: bytes, r
     with pytest.raises(DataError, match=rf"'ant/bad\.png' cannot be used: .*{reason}") as raised:
         open_image_folder(tmp_path).load(0, ImageSettings(crop=8))
     assert "\n" not in str(raised.value)
+
+
+def refused(path: Path, words: str, settings: ImageSettings | None = None) -> None:
+    """Opening it, or reading one of its images, says so in one line."""
+    with pytest.raises(DataError, match=words) as error:
+        folder = open_image_folder(path)
+        for index in range(len(folder.names)):
+            folder.load(index, settings or ImageSettings())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["../secret/a.png", "/etc/a.png", "cat/../../a.png"])
+def test_a_zip_with_paths_that_lead_out_of_it_is_refused(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
+        archive.writestr("cat/a.png", encoded(picture(6, 6)))
+        archive.writestr(name, encoded(picture(6, 6)))
+    refused(tmp_path / "odd.zip", "a path that leads out of it")
+
+
+def test_a_name_that_a_zip_holds_twice_is_one_image(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
+        for size in (5, 6):
+            archive.writestr("cat/a.png", encoded(picture(size, size)))
+    folder = open_image_folder(tmp_path / "odd.zip")
+    assert folder.names == ["cat/a.png"]
+    assert folder.load(0, ImageSettings()).shape == (3, 6, 6)
+
+
+def test_a_zip_whose_image_unpacks_to_gigabytes_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autocompress.inputs.images.MOST_BYTES", 1 << 20)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/a.png", bytes(1 << 21))
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
+    refused(tmp_path / "bomb.zip", "2,097,152 bytes; expected at most 1,048,576 for one image")
+
+
+def header(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says to be so large."""
+    whole = encoded(picture(1, 1))
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    body = b"IHDR" + size + whole[24:29]
+    return whole[:12] + body + zlib.crc32(body).to_bytes(4, "big") + whole[33:]
+
+
+@pytest.mark.parametrize(("width", "height"), [(100_000, 1_000), (100_000, 100_000)])
+def test_a_few_bytes_that_decode_to_gigabytes_are_refused(tmp_path: Path, width: int, height: int) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/a.png").write_bytes(header(width, height))
+    refused(tmp_path, "exceeds limit of|could be decompression bomb")
+
+
+def test_a_long_image_that_resizing_would_blow_up_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    picture(1, 5000).save(tmp_path / "cat/a.png")
+    refused(tmp_path, "1x5000 pixels would become 256x1280000", ImageSettings(resize=256, crop=224))
+
+
+def test_links_that_lead_back_are_not_followed_and_others_are(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    root = tmp_path / "root"
+    (root / "cat").mkdir(parents=True)
+    picture(6, 6).save(root / "cat/a.png")
+    picture(6, 6).save(tmp_path / "elsewhere/b.png")
+    (root / "dog").symlink_to(tmp_path / "elsewhere")
+    for link, to in {"cat/up": root, "cat/same": root / "cat", "elsewhere/across": root / "cat", "cat/top": tmp_path}.items():
+        (tmp_path / link if link.startswith("else") else root / link).symlink_to(to)
+    assert set(open_image_folder(root).names) == {"cat/a.png", "dog/b.png", "dog/across/a.png"}
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    """A pipe or a device would never end."""
+    (tmp_path / "cat").mkdir()
+    os.mkfifo(tmp_path / "cat/a.png")
+    refused(tmp_path, "'cat/a.png' cannot be used: not a regular file")
+    (tmp_path / "cat/a.png").unlink()
+    (tmp_path / "cat/a.png").symlink_to("/dev/zero")
+    refused(tmp_path, "'cat/a.png' cannot be used: not a regular file")
+
+
+@pytest.mark.parametrize("field", ["mean", "std"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_settings_that_are_not_finite_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"data.image.{field}"):
+        check_image_settings(ImageSettings(**{field: [value, 1.0, 1.0]}))

@@ -141,3 +141,30 @@ def test_an_unreadable_file_is_named(tmp_path: Path, name: str) -> None:
 def test_wrong_settings_are_explained(kind: type[AutocompressError], settings: dict[str, Any], words: list[str]) -> None:
     message = refusal(kind, **settings)
     assert all(word in message for word in words), message
+
+
+ODD = {
+    "sparse": {"weight": torch.ones(3, 4).to_sparse()},
+    "on meta": {"weight": torch.ones(3, 4, device="meta")},
+    "complex": {"weight": torch.ones(3, 4, dtype=torch.complex64)},
+    "a number for a name": {3: torch.ones(3)},
+    "a list": {"weight": [1.0]},
+}
+
+
+@pytest.mark.parametrize("content", ODD.values(), ids=ODD)
+def test_what_is_no_parameter_is_refused(tmp_path: Path, content: dict[Any, Any]) -> None:
+    torch.save({"bias": torch.zeros(3), **content}, tmp_path / "odd.pt")
+    said = refusal(ModelError, factory="torch.nn:Linear", kwargs=SIZES, state_dict=str(tmp_path / "odd.pt"))
+    assert said.startswith("model.state_dict: ")
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "touched",)
+
+    torch.save({"weight": Hostile()}, tmp_path / "hostile.pt")
+    said = refusal(ModelError, factory="torch.nn:Linear", kwargs=SIZES, state_dict=str(tmp_path / "hostile.pt"))
+    assert "is no file of plain tensors (UnpicklingError)" in said
+    assert not (tmp_path / "touched").exists()
