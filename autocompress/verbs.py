@@ -180,7 +180,7 @@ def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settin
         on_host = host_accuracy(evaluator, components.target, graph, path, "report")
         environment = device.environment()
     shutil.rmtree(evaluator.folder, ignore_errors=True)
-    drop = paired_drop(components.metric, reference, statistics)
+    drop = paired_drop(evaluator.metric, reference, statistics)
     return {
         "artifact": str(path),
         "metric": components.metric.name,
@@ -189,7 +189,7 @@ def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settin
         "accuracy_host": on_host,
         "drop": drop.value,
         "drop_ci": (drop.low, drop.high),
-        "drop_p": paired_p(components.metric, reference, statistics),
+        "drop_p": paired_p(evaluator.metric, reference, statistics),
         "device": environment["device"],
         "environment": environment,
     }
