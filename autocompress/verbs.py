@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,8 @@ def build_task(job: Job, settings: Settings, progress: Progress) -> Task:
 
 def _search(job: Job, settings: Settings, registry: Registry) -> None:
     progress = Progress(label=job.label)
-    result = run(build_task(job, settings, progress), settings, registry, progress)
+    with redirect_stdout(sys.stderr):  # what plugins and models print
+        result = run(build_task(job, settings, progress), settings, registry, progress)
     _say(table(result))
     _say(f"file: {result.best.artifact.path}\nreport: {result.folder / 'report.html'}\nmore: {result.folder / 'result.json'}")
     if result.status == "interrupted":
@@ -90,7 +92,9 @@ def _search(job: Job, settings: Settings, registry: Registry) -> None:
 
 def _worker(job: Job, settings: Settings, registry: Registry) -> None:
     progress = Progress(label=job.label)
-    _say(work(build_task(job, settings, progress), settings, progress))
+    with redirect_stdout(sys.stderr):
+        ended = work(build_task(job, settings, progress), settings, progress)
+    _say(ended)
 
 
 def _sensitivity(job: Job, settings: Settings, registry: Registry) -> None:
