@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from autocompress.commands.completion import answered
+from autocompress.commands.help_cache import print_help
 from autocompress.disk import is_unwritable
 from autocompress.errors import AutocompressError, ConfigError
 from autocompress.masking import masked
@@ -126,6 +127,12 @@ def _answer(verb: str, arguments: Sequence[str]) -> int:
         raise ConfigError(f"unknown verb '{verb}'; expected one of {', '.join(VERBS)}{nearest(verb, VERBS)}")
     if answered(arguments, JOBS, COMMANDS):
         return 0
+    if list(arguments) in (["--help"], ["-h"]):
+        return print_help(verb, lambda: _done(verb, arguments))
+    return _done(verb, arguments)
+
+
+def _done(verb: str, arguments: Sequence[str]) -> int:
     return int(import_module(COMMANDS[verb]).main(arguments)) if verb in COMMANDS else _run_job(verb, arguments)
 
 

@@ -235,6 +235,11 @@ class Metric(Component):
         """The figure for the examples whose statistics are given; by default their mean."""
         return float(np.mean(statistics))
 
+    @property
+    def is_mean(self) -> bool:
+        """Whether the value is just that mean."""
+        return type(self).value is Metric.value
+
 
 class Sampler(Component):
     """Makes the Optuna sampler that proposes policies."""

@@ -125,6 +125,7 @@ class TrialRecord:
         violations: normalised excess over each limit, at most 0 is within.
         warnings: what is odd about the file though it was scored, for example a layer that did not become integer.
         seconds: stage to wall seconds.
+        given_up: whether it took too long or its process died twice: a policy that is not tried again.
     """
 
     number: int
@@ -139,6 +140,7 @@ class TrialRecord:
     layers: Sequence[LayerRow] = ()
     warnings: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    given_up: bool = False
 
     @property
     def is_measured(self) -> bool:

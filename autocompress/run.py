@@ -37,6 +37,7 @@ from autocompress.searching.conclusion import conclude
 from autocompress.searching.loop import Goal, SearchRun, help_trials, run_trials
 from autocompress.searching.reproducibility import mask_overlap
 from autocompress.settings import Settings
+from autocompress.studies.guarded_sampler import guarded_sampler
 from autocompress.studies.storage import Storage, opened_storage
 from autocompress.studies.study import SearchStudy, join_study, open_study
 from autocompress.studies.study_file import save_study
@@ -81,7 +82,9 @@ def run(task: Task, settings: Settings, registry: Registry, progress: Progress) 
     start = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(progress)
-        notify = stack.enter_context(Notifier(registry.manager, tuple(settings.components.trackers)))
+        notify = stack.enter_context(
+            Notifier(registry.manager, tuple(settings.components.trackers), settings.search.trial_timeout)
+        )
         workspace = stack.enter_context(open_workspace(task, settings, progress))
         bench, (problem, check) = workspace.bench, _problem(workspace, settings, progress)
         storage = stack.enter_context(opened_storage(settings.study, settings.folder))
@@ -176,7 +179,7 @@ def _described(baseline: Measurement, quality: Quality) -> str:
 
 def _study(storage: Storage, identity: Sequence[str], problem: MeasuredProblem, settings: Settings) -> SearchStudy:
     def sampler(trials: int) -> BaseSampler:
-        return settings.components.sampler.create(problem, settings.search.seed + trials)
+        return guarded_sampler(settings.components.sampler, problem, settings.search.seed + trials)
 
     return open_study(storage, identity, problem.space, problem.objective, problem.budget, sampler)
 
@@ -185,7 +188,7 @@ def _joined(storage: Storage, identity: Sequence[str], problem: MeasuredProblem,
     """Workers must not all draw the same, so their seeds are random."""
 
     def sampler(_: int) -> BaseSampler:
-        return settings.components.sampler.create(problem, random.SystemRandom().randrange(2**31))
+        return guarded_sampler(settings.components.sampler, problem, random.SystemRandom().randrange(2**31))
 
     wanted = (identity, problem.space, problem.objective, problem.budget)
     return join_study(storage, *wanted, sampler, settings.study.wait_seconds)

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,8 @@ def build_task(job: Job, settings: Settings, progress: Progress) -> Task:
 
 def _search(job: Job, settings: Settings, registry: Registry) -> None:
     progress = Progress(label=job.label)
-    result = run(build_task(job, settings, progress), settings, registry, progress)
+    with redirect_stdout(sys.stderr):  # what plugins and models print
+        result = run(build_task(job, settings, progress), settings, registry, progress)
     _say(table(result))
     _say(f"file: {result.best.artifact.path}\nreport: {result.folder / 'report.html'}\nmore: {result.folder / 'result.json'}")
     if result.status == "interrupted":
@@ -104,7 +106,9 @@ def _search(job: Job, settings: Settings, registry: Registry) -> None:
 
 def _worker(job: Job, settings: Settings, registry: Registry) -> None:
     progress = Progress(label=job.label)
-    _say(work(build_task(job, settings, progress), settings, progress))
+    with redirect_stdout(sys.stderr):
+        ended = work(build_task(job, settings, progress), settings, progress)
+    _say(ended)
 
 
 def _sensitivity(job: Job, settings: Settings, registry: Registry) -> None:
@@ -194,7 +198,7 @@ def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settin
         on_host = host_accuracy(evaluator, components.target, graph, path, "report")
         environment = device.environment()
     shutil.rmtree(evaluator.folder, ignore_errors=True)
-    drop = paired_drop(components.metric, reference, statistics)
+    drop = paired_drop(evaluator.metric, reference, statistics)
     return {
         "artifact": str(path),
         "metric": components.metric.name,
@@ -203,7 +207,7 @@ def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settin
         "accuracy_host": on_host,
         "drop": drop.value,
         "drop_ci": (drop.low, drop.high),
-        "drop_p": paired_p(components.metric, reference, statistics),
+        "drop_p": paired_p(evaluator.metric, reference, statistics),
         "device": environment["device"],
         "environment": environment,
     }

@@ -16,7 +16,7 @@ from autocompress.building.preparation import prepare
 from autocompress.building.twin import verify_groups
 from autocompress.choices.space import SearchSpace, build_space
 from autocompress.choices.worthwhile import Uses, worthwhile
-from autocompress.components import Metric
+from autocompress.components import Components, Metric
 from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError
 from autocompress.held_folder import held_folder
@@ -34,8 +34,10 @@ from autocompress.studies.study import searched_spaces
 from autocompress.task import Task, check_labels
 from autocompress.tensors.calibration import Calibration
 from autocompress.tensors.compress import LayerDatabase
+from autocompress.tensors.guarded_weights import guarded
 from autocompress.tensors.narrow_weights import with_narrow_weights
 from autocompress.tensors.sparsity import CHANNEL
+from autocompress.time_limit import check_limit
 from autocompress.trials.trial import Bench
 
 
@@ -69,6 +71,7 @@ def open_workspace(task: Task, settings: Settings, progress: Progress) -> Iterat
         ConfigError: nothing is left to decide, or another process is at work in the folder.
         StorageError: the configured database cannot be reached.
     """
+    check_limit("search.trial_timeout", settings.search.trial_timeout)
     patience = settings.trial.reconnect_seconds
     with (
         held_folder(settings.scratch),
@@ -88,9 +91,11 @@ def _prepared(task: Task, settings: Settings, device: Device, storage: Storage |
     with progress.stage("channel groups"):
         groups = _groups(task, graph, settings)
     findings = _findings(graph, device, settings, progress)
-    settings = dataclasses.replace(settings, components=with_narrow_weights(settings.components, findings.saturating()))
+    saturating = findings.saturating()
+    used = with_narrow_weights(guarded(settings.components), saturating)
+    settings = dataclasses.replace(settings, components=with_narrow_weights(settings.components, saturating))
     with progress.stage("calibration"):
-        bench = _bench(task, graph, groups, device, settings)
+        bench = _bench(task, graph, groups, device, used, settings)
         space = _space(bench, settings)
         bench.calibration.observe()
     identity = _identity(task, graph, device, settings)
@@ -140,8 +145,9 @@ def _groups(task: Task, graph: BaseGraph, settings: Settings) -> ChannelGroups:
     return verify_groups(graph, task.model, found, example, settings.components.target, settings.scratch / "cache")
 
 
-def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, settings: Settings) -> Bench:
-    components = settings.components
+def _bench(
+    task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, components: Components, settings: Settings
+) -> Bench:
     if graph.batch not in (None, settings.timing.batch):
         raise ConfigError(f"timing.batch={settings.timing.batch}: this model's file takes batches of {graph.batch} only")
     calibration = Calibration(task, graph, components, settings.scratch / "cache", settings.search.seed)
@@ -157,6 +163,7 @@ def _bench(task: Task, graph: BaseGraph, groups: ChannelGroups, device: Device, 
         timing=settings.timing,
         settings=settings.trial,
         latency_percentile=settings.goal.budget.latency_percentile,
+        trial_timeout=settings.search.trial_timeout,
     )
 
 

@@ -309,3 +309,36 @@ def test_mlflow_ui_command_that_is_printed_starts(searched: Path) -> None:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def test_help_is_loaded_once(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until what is installed changes, or the file is damaged."""
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    first = call("search", "--help", **cache)
+    assert "quantizer: estimated, gptq, int4, int8" in first.stdout
+    (kept,) = (tmp_path / "cache").rglob("search.json")
+    with monkeypatch.context() as patch:
+        patch.setattr("autocompress.cli._done", None)
+        assert call("search", "--help", **cache).stdout == call("search", "-h", **cache).stdout == first.stdout
+    with monkeypatch.context() as patch:
+        patch.setattr("autocompress.cli._done", lambda *_: 3)
+        patch.setenv("AUTOCOMPRESS_DISABLED_PLUGINS", "gptq")
+        assert call("search", "--help", **cache).returncode == 3
+    kept.write_text("no JSON", encoding="utf-8")
+    assert call("search", "--help", **cache).stdout == first.stdout
+    (tmp_path / "new-1.0.dist-info").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("autocompress.cli._done", lambda *_: 3)
+        assert call("search", "--help", **cache).returncode == 3
+
+
+def test_help_that_is_kept_needs_no_torch(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom autocompress.cli import main\nfrom autocompress.commands.help_cache import print_help\n"
+        "print_help('search', lambda: print('kept') or 0)\n"
+        "sys.argv = ['autocompress', 'search', '--help']\n"
+        "try:\n    main()\nfinally:\n    assert not {'torch', 'onnx', 'optuna', 'mlflow', 'hydra'} & set(sys.modules)"
+    )
+    arguments = {"cwd": tmp_path, "env": {**environment(), "XDG_CACHE_HOME": str(tmp_path)}}
+    done = subprocess.run([sys.executable, "-P", "-c", script], **arguments, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "kept\nkept\n")

@@ -285,7 +285,9 @@ def test_latencies_of_the_comparison_are_those_that_were_measured(runtime: str, 
     assert len(table) == 8
     for net, cells in table.items():
         found = results(f"zoo_{net}{suffix}")
-        assert cells == [f"{found[key]:.2f}" if key in found else "does not run" for key in ("ratio", "quantize_static", "nncf")]
+        assert cells == [
+            f"{found[key]:.2f}" if key in found else "does not run" for key in ("ratio", "quantize_static", "nncf")
+        ]
 
 
 def test_efficientnet_of_the_comparison_is_what_was_measured() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.accuracy.distance import output_divergence
+from autocompress.accuracy.guarded_metric import GuardedMetric
 from autocompress.accuracy.intervals import Statistics
 from autocompress.components import Metric
 from autocompress.disk import write_array
@@ -51,7 +52,7 @@ class Evaluator:
             write_array(folder / f"{name}.npy", examples.inputs)
         write_array(folder / "example.npy", task.example_input[:1].numpy())
         targets = {name: examples.targets for name, examples in task.sets.items()}
-        return cls(metric, device, folder, graph.batch or BATCH, targets, {})
+        return cls(GuardedMetric(metric), device, folder, graph.batch or BATCH, targets, {})
 
     def inputs(self, name: str) -> Path:
         """The array file of a set, or of `example`: the input that latency is measured on."""
@@ -92,7 +93,10 @@ class Evaluator:
         Where the file finds ranges at run time, they cover the batch; then each example runs alone, as latency is measured.
         """
         batch = 1 if RANGE_FINDER in path.read_bytes() else self.batch
-        return self.device.outputs(path, self.inputs(name), start, stop, batch, optimize=optimize)
+        outputs = self.device.outputs(path, self.inputs(name), start, stop, batch, optimize=optimize)
+        if len(outputs) != stop - start:
+            raise CheckError(f"the file gives {len(outputs)} outputs for {stop - start} examples of the {name} set")
+        return outputs
 
     def statistics(self, path: Path, name: str, start: int, stop: int) -> Statistics:
         """The metric's statistics of a file on examples start .. stop of a set: shape (stop - start, ...)."""
@@ -104,7 +108,13 @@ class Evaluator:
         return self.score(self.reference[name], name, 0, len(self.reference[name]))
 
     def score(self, outputs: NDArray[Any], name: str, start: int, stop: int) -> Statistics:
-        """Statistics of outputs that were computed for examples start .. stop of a set."""
+        """Statistics of outputs that were computed for examples start .. stop of a set.
+
+        Raises:
+            CheckError: an output is not finite, of which a metric could make anything.
+        """
+        if not np.isfinite(outputs).all():
+            raise CheckError(f"the file gives NaN or infinity on examples of the {name} set")
         expected = self.reference[name] if self.metric.against_reference else self.targets[name]
         return self.metric.statistics(outputs, expected[start:stop])
 

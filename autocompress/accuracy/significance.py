@@ -31,5 +31,4 @@ def paired_p(metric: Metric, reference: Statistics, candidate: Statistics, resam
 
 def _is_share(metric: Metric, *statistics: Statistics) -> bool:
     """Whether the metric is the mean of figures that are 0 or 1."""
-    is_mean = type(metric).value is Metric.value
-    return is_mean and all(figures.ndim == 1 and bool(np.isin(figures, (0, 1)).all()) for figures in statistics)
+    return metric.is_mean and all(figures.ndim == 1 and bool(np.isin(figures, (0, 1)).all()) for figures in statistics)

@@ -22,6 +22,7 @@ from autocompress.plain import from_plain
 from autocompress.policy import Policy
 from autocompress.problem import Effect
 from autocompress.tensors.observers import in_effect
+from autocompress.time_limit import TimeUpError, within
 from autocompress.trials.trial import Bench
 
 
@@ -176,7 +177,14 @@ def _known(journal: Journal, what: str, policy: Policy) -> Effect:
 
 
 def _measured(bench: Bench, policy: Policy, images: int) -> Effect:
-    """The effect of a policy; one whose file does not run is infinitely bad."""
+    """The effect of a policy; one whose file does not run, or not in the time that a trial has, is infinitely bad."""
+    try:
+        return within(bench.trial_timeout, lambda: _run(bench, policy, images))
+    except TimeUpError:
+        return Effect(math.inf, math.inf, len(bench.graph.data))
+
+
+def _run(bench: Bench, policy: Policy, images: int) -> Effect:
     path = bench.evaluator.folder / "effect.onnx"
     try:
         size = bench.build(policy, path).artifact.size_bytes

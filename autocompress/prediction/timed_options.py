@@ -16,6 +16,7 @@ from autocompress.errors import AutocompressError, UnreachableError
 from autocompress.policy import Policy
 from autocompress.prediction.effects import Journal, measure_missing
 from autocompress.prediction.latency_model import LatencyFeatures, Observation
+from autocompress.time_limit import TimeUpError, within
 from autocompress.trials.trial import Bench
 
 LATENCY = "latency"
@@ -98,10 +99,14 @@ def _built(bench: Bench, policy: Policy, folder: Path) -> Path | None:
 def _latencies(bench: Bench, paths: Sequence[Path], seconds: float) -> list[Latency | None]:
     """Figures of each file; when the runtime fails, each alone, None for those that fail."""
     timing, example = replace(bench.timing, seconds=seconds), bench.evaluator.inputs("example")
+    if not paths:
+        return []
+    limit = bench.trial_timeout and bench.trial_timeout * len(paths)
     try:
-        return list(bench.device.latencies(bench.graph.path, paths, example, timing, bench.no_limits)) if paths else []
+        found = within(limit, lambda: bench.device.latencies(bench.graph.path, paths, example, timing, bench.no_limits))
+        return list(found)
     except UnreachableError:
         raise
-    except AutocompressError:
+    except (AutocompressError, TimeUpError):
         bench.check_files()
         return [None] if len(paths) == 1 else [_latencies(bench, [path], seconds)[0] for path in paths]

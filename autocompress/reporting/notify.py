@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import pluggy
@@ -10,6 +11,11 @@ import pluggy
 from autocompress.components import Tracker
 from autocompress.errors import AutocompressError
 from autocompress.masking import masked
+from autocompress.plugin_call import one_process
+from autocompress.time_limit import TimeUpError, within
+
+TRIAL_FINISHED = "autocompress_trial_finished"
+"""The hook that has a time limit: at the start and the end there may be a thousand trials to catch up with."""
 
 
 class TrackerWarning(AutocompressError, UserWarning):
@@ -17,10 +23,17 @@ class TrackerWarning(AutocompressError, UserWarning):
 
 
 class Notifier:
-    """Calls the hooks of a run, each plugin by itself."""
+    """Calls the hooks of a run, each plugin by itself.
 
-    def __init__(self, manager: pluggy.PluginManager, trackers: tuple[Tracker, ...]) -> None:
-        self._manager, self._trackers = manager, trackers
+    Args:
+        trial_timeout: seconds that each may take for one trial; None: no limit.
+
+    """
+
+    def __init__(
+        self, manager: pluggy.PluginManager, trackers: tuple[Tracker, ...], trial_timeout: float | None = None
+    ) -> None:
+        self._manager, self._trackers, self._trial_timeout = manager, trackers, trial_timeout
 
     def __enter__(self) -> Notifier:
         for tracker in self._trackers:
@@ -36,11 +49,17 @@ class Notifier:
 
         Not through `HookCaller`, which stops at the first plugin that raises and wants hashable plugins (dataclasses are not).
         """
-        answers = []
+        answers, limit = [], self._trial_timeout if hook == TRIAL_FINISHED else None
         for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+            given = {name: arguments[name] for name in implementation.argnames}
             try:
-                answers.append(implementation.function(**{name: arguments[name] for name in implementation.argnames}))
-            except Exception as error:
-                problem = masked(f"{implementation.plugin_name} failed in {hook}: {type(error).__name__}: {error}")
+                with one_process():
+                    answers.append(within(limit, partial(implementation.function, **given)))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                is_late = isinstance(error, TimeUpError)
+                why = f"took longer than search.trial_timeout={limit:g} seconds" if is_late else type(error).__name__
+                problem = masked(f"{implementation.plugin_name} failed in {hook}: {why}: {error}")
                 warnings.warn(problem, TrackerWarning, stacklevel=2)
         return [answer for answer in answers if answer is not None]

@@ -13,15 +13,19 @@ from autocompress.accuracy.evaluation import check_outputs
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
 from autocompress.building.candidate import Candidate
+from autocompress.building.recovery import Recoverable
 from autocompress.building.twin import module_twin, twin_outputs
+from autocompress.components import Recovery
 from autocompress.disk import is_unwritable
-from autocompress.errors import RuntimeCrashError, UnreachableError
+from autocompress.errors import PluginError, RuntimeCrashError, UnreachableError
+from autocompress.plugin_call import calling, described
 from autocompress.policy import Policy
 from autocompress.record import TrialRecord
 from autocompress.searching.loop import Goal, SearchRun
 from autocompress.searching.recovery_time import in_turn
 from autocompress.searching.selection import nearest, rank, ranked
 from autocompress.tensors.compress import CompressedModel
+from autocompress.time_limit import TimeUpError, within
 from autocompress.trials.trial import Bench
 
 LONGER = 3.0
@@ -84,6 +88,10 @@ def _tried(
         return [build(run, record)]
     except UnreachableError:
         raise
+    except TimeUpError as over:
+        limit = f"search.trial_timeout={run.bench.trial_timeout:g} seconds"
+        reasons.append(f"trial {record.number} was {failure}: took longer than {limit}: {over}")
+        return []
     except Exception as error:
         if is_unwritable(error):
             raise
@@ -116,7 +124,10 @@ def _with_latency(finalist: Finalist, latency: Latency) -> Finalist:
 
 
 def _rebuilt(run: SearchRun, record: TrialRecord) -> Finalist:
-    return _checked(run, record, run.bench.database.compress(record.policy), f"t{record.number:04d}")
+    def rebuilt() -> Finalist:
+        return _checked(run, record, run.bench.database.compress(record.policy), f"t{record.number:04d}")
+
+    return within(run.bench.trial_timeout, rebuilt)
 
 
 def _hopeful(run: SearchRun, records: Sequence[TrialRecord], found: Sequence[Finalist]) -> list[TrialRecord]:
@@ -150,11 +161,22 @@ def _recovered(run: SearchRun, record: TrialRecord, end: float, reasons: list[st
     for recovery, seconds in in_turn(bench.components.slow_recoveries, end):
         limit = f" (at most {seconds:.0f} s)" if math.isfinite(seconds) else ""
         with run.progress.stage(f"trial {record.number}: {recovery.name}{limit}"):
-            candidate = replace(candidate, compressed=recovery.recover(replace(candidate, seconds=seconds)))
+            candidate = replace(candidate, compressed=_given_back(run, recovery, replace(candidate, seconds=seconds)))
         left_out.remove(recovery.name)
     if left_out:
         reasons.append(f"trial {record.number} was recovered without {', '.join(left_out)}: no time was left")
     return _checked(run, record, candidate.compressed, f"t{record.number:04d}-recovered")
+
+
+def _given_back(run: SearchRun, recovery: Recovery, candidate: Recoverable) -> CompressedModel:
+    """What one recovery gives back; one with a time limit that does not keep to it by more than a trial's is ended."""
+    limit = run.bench.trial_timeout
+    allowed = limit + candidate.seconds if limit is not None and math.isfinite(candidate.seconds) else None
+    with calling(recovery, "recover"):
+        found = within(allowed, lambda: recovery.recover(candidate))
+    if not isinstance(found, CompressedModel):
+        raise PluginError(f"{described(recovery)}: recover gives {type(found).__name__}; expected a CompressedModel")
+    return found
 
 
 def _checked(run: SearchRun, record: TrialRecord, compressed: CompressedModel, name: str) -> Finalist:

@@ -35,11 +35,11 @@ class History:
 
     @property
     def policies(self) -> int:
-        """How many different policies have figures."""
+        """How many different policies have figures, or were given up."""
         return len(self._known)
 
     def known(self, policy: Policy) -> TrialRecord | None:
-        """The first record of the very same policy that did not fail."""
+        """The first record of the very same policy that did not fail, or was given up."""
         return self._known.get(policy.digest)
 
     def add(self, record: TrialRecord) -> None:
@@ -50,7 +50,7 @@ class History:
         self.count += 1
         self.imported += record.kind == "imported"
         self.waited += record.is_measured
-        if record.state != "failed":
+        if record.state != "failed" or record.given_up:
             self._known.setdefault(record.policy.digest, record)
         if record.state == "complete":
             self.front = extended_front(self.front, record)

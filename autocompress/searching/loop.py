@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autocompress.accuracy.intervals import Statistics
 from autocompress.accuracy.racing import Rival
 from autocompress.budget import Budget
 from autocompress.choices.space import SearchSpace
 from autocompress.display.progress import Progress
-from autocompress.errors import ConfigError, UnreachableError
+from autocompress.errors import ConfigError, PluginError, UnreachableError
+from autocompress.plugin_call import described
 from autocompress.policy import Policy, load_policy
 from autocompress.problem import Problem
 from autocompress.quality import Quality
@@ -24,8 +26,12 @@ from autocompress.searching.recovery_time import recovery_seconds
 from autocompress.searching.start import STARTS, start_batches
 from autocompress.studies.study import KIND, POLL_SECONDS, SearchStudy
 from autocompress.tensors.observers import in_effect
+from autocompress.time_limit import LONGEST_SECONDS, TimeUpError, within
 from autocompress.trials.incumbent import Incumbent
 from autocompress.trials.trial import Bench, run_trial
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 KEEP = ("none", "pareto", "all")
 
@@ -39,6 +45,10 @@ class SearchSettings:
             not count. A search ends earlier when every policy of its space was tried.
         timeout: seconds of this run, from its first trial, for trials and for recoveries of finalists; None: no limit. Trials
             leave the recoveries' time limits (`recover.finetune.seconds`) for each finalist, but at most half of it.
+        trial_timeout: seconds after which a trial failed, waiting for the device included, and is not tried again; None: never.
+            What hangs in Python or in the runtime is ended; what hangs in C code of a plugin ends the search 30 seconds later,
+            and the same command resumes. Proposing a policy, an option of the tables, rebuilding a finalist and a tracker's
+            work on one trial have the same limit.
         patience: trials in a row that brought nothing better (for `pareto`: no gain of the front) after which no further one is
             started; counted once something fits the budget. None: no limit.
         seed: seed of everything random.
@@ -56,6 +66,7 @@ class SearchSettings:
 
     trials: int = 40
     timeout: float | None = None
+    trial_timeout: float | None = None
     patience: int | None = None
     seed: int = 0
     seeds: list[str] = field(default_factory=list)
@@ -69,6 +80,9 @@ class SearchSettings:
         for name in ("trials", "finalists", "patience"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"search.{name}={getattr(self, name)}: expected at least 1")
+        if self.trial_timeout is not None and not 0 < self.trial_timeout <= LONGEST_SECONDS:
+            given = f"search.trial_timeout={self.trial_timeout:g}"
+            raise ConfigError(f"{given}: expected more than 0 and at most {LONGEST_SECONDS:g} seconds, or null for no limit")
         if self.keep not in KEEP:
             raise ConfigError(f"search.keep='{self.keep}': expected one of {', '.join(KEEP)}")
         if self.start not in STARTS:
@@ -117,8 +131,9 @@ def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener:
 
     Workers that join meanwhile run trials too: their records count and are listened to here, and the last are waited for.
     """
-    study.close_interrupted()
     turns, batches = _Turns(run, study, space, listener), _batches(run, space)
+    study.close_interrupted()
+    turns.catch_up()  # with those that were given up
     try:
         if turns.reason is None:
             _enqueue(study, space, batches)
@@ -130,6 +145,10 @@ def run_trials(run: SearchRun, study: SearchStudy, space: SearchSpace, listener:
         turns.wait_for_others()
     except UnreachableError:
         study.end("the search could not reach its device any more")
+        turns.stopped()
+        raise
+    except PluginError as error:
+        study.end(f"the search ended: {error}")
         turns.stopped()
         raise
     except KeyboardInterrupt:
@@ -145,7 +164,7 @@ def help_trials(run: SearchRun, study: SearchStudy, space: SearchSpace) -> Outco
     try:
         while (reason := turns.reason or study.ended) is None:
             turns.take()
-    except UnreachableError:
+    except (UnreachableError, PluginError):
         turns.stopped()
         raise
     except KeyboardInterrupt:
@@ -180,21 +199,30 @@ class _Turns:
             self._trial()
 
     def _trial(self) -> None:
-        bench, trial = self._run.bench, self._study.ask()
+        bench, trial = self._run.bench, self._ask()
         kind, policy = trial.user_attrs.get(KIND, "trial"), self._space.policy(trial.params)
         policy = in_effect(bench.graph, policy, bench.components.target.capabilities())
         path = candidate_path(self._candidates, trial.number)
-        self._catch_up()
+        self.catch_up()
         record, statistics = _measure(self._run, path, trial.number, kind, policy, self._history, self._incumbent)
         self._study.tell(trial, record)
         gain = self._run.problem.expected_gain if record.kind == "trial" else math.inf
         self._ending.proposed(known=record.kind == "repeated", expected_gain=gain)
-        self._catch_up()
+        self.catch_up()
         leader = self._history.leader
         if statistics is not None and leader is not None and leader.number == record.number:
             self._incumbent.learn(policy, statistics)
 
-    def _catch_up(self) -> None:
+    def _ask(self) -> Trial:
+        """The next policy; without a sampler there is none, so one that hangs ends the search."""
+        bench = self._run.bench
+        try:
+            return within(bench.trial_timeout, self._study.ask)
+        except TimeUpError as over:
+            limit = f"search.trial_timeout={bench.trial_timeout:g} seconds"
+            raise PluginError(f"{described(bench.components.sampler)}: took longer than {limit} to propose: {over}") from None
+
+    def catch_up(self) -> None:
         """Learn of all trials that have finished, one's own and those of other processes."""
         for record in self._study.news():
             self._history.add(record)
@@ -205,7 +233,7 @@ class _Turns:
     def _wait(self) -> None:
         time.sleep(POLL_SECONDS)
         self._study.retry_silent()
-        self._catch_up()
+        self.catch_up()
 
     def wait_for_others(self) -> None:
         """Until no other process is at a trial."""
@@ -213,7 +241,7 @@ class _Turns:
             self._run.progress.note(f"waiting for {self._study.running} trials of other processes")
         while self._study.running:
             self._wait()
-        self._catch_up()
+        self.catch_up()
 
     def clean(self, whole: bool = False) -> None:
         """Remove files of trials that are not to be kept."""
@@ -222,7 +250,7 @@ class _Turns:
     def stopped(self) -> None:
         """Leave what is unfinished to the next run."""
         self._study.give_back()
-        self._catch_up()
+        self.catch_up()
 
     def interrupted(self) -> Outcome:
         """The user ended it."""

@@ -117,15 +117,14 @@ class SearchStudy:
         return None if state == OPEN else state
 
     def close_interrupted(self) -> int:
-        """Fail the trials that a killed or stopped run left running, and queue their parameters again; returns how many.
+        """Fail the trials that a killed run left running, and queue the parameters of each again, once; returns how many.
 
         The parameters are queued before the trial is closed: killed in between, a policy is tried twice, never lost. Where
         other processes may run trials, none is closed: see `retry_silent`.
         """
         left = self._running() if self._watch is None else []
         for trial in left:
-            self._requeue(trial)
-            self._close(trial)
+            self._retry(trial)
         return len(left)
 
     def retry_silent(self) -> int:
@@ -144,28 +143,32 @@ class SearchStudy:
         if self._asked is not None:
             trial = self._study._storage.get_trial(self._asked._trial_id)
             if not trial.state.is_finished():
-                self._requeue(trial, trial.user_attrs.get(RETRY_OF))
-                self._close(trial)
+                self._leave(trial)
             self._asked = None
-        self.close_interrupted()  # one that was only being asked for
+        for trial in self._running() if self._watch is None else []:
+            self._leave(trial)  # one that was only being asked for
+
+    def _leave(self, trial: FrozenTrial) -> None:
+        """It is no fault of the trial that it ends here."""
+        self._requeue(trial, trial.user_attrs.get(RETRY_OF))
+        self._close(trial)
 
     def _retry(self, trial: FrozenTrial) -> None:
-        """Once: a policy on which two processes died failed. Under the lock, so that no two processes do this at a time."""
+        """Once: a policy on which two processes died failed. Where others may do this, under the lock."""
         if self._study._storage.get_trial(trial._trial_id).state != TrialState.RUNNING:
             return
-        if RETRY_OF not in trial.user_attrs:
-            if not any(other.user_attrs.get(RETRY_OF) == trial.number for other in self._trials()):
-                self._requeue(trial, trial.number)
-            self._close(trial)
-        elif trial.params.keys() == self._space.distributions.keys():
+        was_asked = trial.params.keys() == self._space.distributions.keys()
+        if was_asked and RETRY_OF in trial.user_attrs:
             self._fail(trial)
-        else:
-            self._close(trial)
+            return
+        if not any(other.user_attrs.get(RETRY_OF) == trial.number for other in self._trials()):
+            self._requeue(trial, trial.number)
+        self._close(trial)
 
     def _fail(self, trial: FrozenTrial) -> None:
-        reason = f"no sign of life from the process that ran it, nor from that of trial {trial.user_attrs[RETRY_OF]} before"
+        reason = f"the process that ran it died, as that of trial {trial.user_attrs[RETRY_OF]} had: it is not tried again"
         policy, kind = self._space.policy(trial.params), trial.user_attrs.get(KIND, "trial")
-        record = TrialRecord(trial.number, kind, "failed", "build", reason, policy, Measurement(), {})
+        record = TrialRecord(trial.number, kind, "failed", "build", reason, policy, Measurement(), {}, given_up=True)
         with suppress(UpdateFinishedTrialError):
             self._study._storage.set_trial_user_attr(trial._trial_id, RECORD, record.to_dict())
             self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)

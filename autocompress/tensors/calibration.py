@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from autocompress.components import Components, Observer
-from autocompress.errors import ModelError
+from autocompress.errors import ModelError, PluginError
 from autocompress.measuring.runner import load_session
 from autocompress.network.graph import EMBEDDING, TRANSPOSED, BaseGraph, Layer, save
 from autocompress.network.placement import quantizable
+from autocompress.plugin_call import calling, described
 from autocompress.task import Task
 from autocompress.tensors.stats import LayerStats
 
@@ -121,8 +122,12 @@ class Calibration:
         return LayerStats(layer, torch.from_numpy(self._graph.initializers[layer.weight].copy()), self)
 
     def observe(self) -> None:
-        """Run the calibration data through the FP32 file now, rather than when a statistic is first asked for."""
-        _ = self._observed
+        """Run the calibration data through the FP32 file now, rather than when a statistic is first asked for.
+
+        Raises:
+            PluginError: the configured observer fails, without which no trial could work.
+        """
+        _ = self.ranges
 
     @property
     def ranges(self) -> Mapping[str, Range]:
@@ -141,8 +146,11 @@ class Calibration:
         return self._grids[key]
 
     def _found_grids(self, bits: int, observer: str) -> dict[str, Range]:
-        found = {name: watching.range(bits) for name, watching in self._observed[0][observer].items()}
-        joined = dict(self._components.observers[observer].joined(found))
+        configured = self._components.observers[observer]
+        with calling(configured, "range"):
+            found = {name: watching.range(bits) for name, watching in self._observed[0][observer].items()}
+            joined = {name: (float(low), float(high)) for name, (low, high) in configured.joined(found).items()}
+        _check_ranges(configured, found, joined)
         shares = {op.output for op in self._graph.ops if op.op_type in SHARES}
         joined |= {name: (0.0, min(joined[name][1], 1.0)) for name in shares & joined.keys()}
         return {name: Range.of(*ends, bits) for name, ends in joined.items()}
@@ -165,7 +173,7 @@ class Calibration:
 
     def gradient_samples(self, layer: Layer) -> Tensor:
         """Gradients with respect to the folded weight: (R, *layer.shape)."""
-        return self._gradients[layer.name]
+        return self._gradients[layer.name].clone()
 
     def gradient_examples(self) -> int:
         """Examples that each gradient sample is the mean over."""
@@ -175,13 +183,17 @@ class Calibration:
     def _observed(self) -> tuple[dict[str, dict[str, Observer]], dict[str, _Moments]]:
         """Observers by name and tensor, and moments by layer, from one pass over the data."""
         names = quantizable(self._graph, self._components.target.capabilities())
-        configured = self._components.observers.items()
-        observers = {which: {name: dataclasses.replace(one) for name in names} for which, one in configured}  # type: ignore[type-var]
+        configured = self._components.observers
+        observers = {
+            which: {name: dataclasses.replace(one) for name in names}  # type: ignore[type-var]
+            for which, one in configured.items()
+        }
         moments: dict[str, _Moments] = {}
         for batch, values in enumerate(self._activations(names)):
-            for watching in observers.values():
-                for name, observer in watching.items():
-                    observer.update(values[name])
+            for which, watching in observers.items():
+                with calling(configured[which], "update"):
+                    for name, observer in watching.items():
+                        observer.update(_read_only(values[name]))
             for layer in self._graph.layers.values():
                 if layer.kind != EMBEDDING:
                     self._add_moments(moments, layer, values[layer.input], batch)
@@ -229,6 +241,24 @@ class Calibration:
         layer = self._graph.layers[name]
         factor = fold_factor(layer, torch.from_numpy(self._graph.initializers[layer.weight].copy()), module)
         return factor.reshape([-1 if axis == layer.channel_axis else 1 for axis in range(len(layer.shape))])
+
+
+def _read_only(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same memory, which an observer cannot write to: others see it as well."""
+    view = values.view()
+    view.flags.writeable = False
+    return view
+
+
+def _check_ranges(observer: Observer, found: Mapping[str, object], joined: Mapping[str, tuple[float, float]]) -> None:
+    """One range for each tensor, each two finite numbers in their order."""
+    if found.keys() != joined.keys():
+        raise PluginError(
+            f"{described(observer)}: joined gives ranges of {len(joined)} tensors; expected the same {len(found)}"
+        )
+    for name, (low, high) in joined.items():
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise PluginError(f"{described(observer)}: tensor {name}: range ({low}, {high}); expected finite low <= high")
 
 
 @contextmanager

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from autocompress.components import Components, CompressedLayer, QuantizedTensor
+from autocompress.components import Components, CompressedLayer, QuantizedTensor, Recovery
 from autocompress.errors import PolicyError
 from autocompress.network.channels import ChannelGroup, channel_scores, file_axis, keep_indices
 from autocompress.network.graph import BaseGraph, Layer
 from autocompress.network.placement import check_decisions, place
+from autocompress.plugin_call import calling, described
 from autocompress.policy import INTEGER_BITS, ChannelPolicy, LayerPolicy, Policy
 from autocompress.tensors.calibration import Calibration, Range
+from autocompress.tensors.guarded_weights import check_repaired
 from autocompress.tensors.sparsity import weight_mask
 from autocompress.tensors.stats import LayerStats, slice_axes
 
@@ -165,7 +168,7 @@ class LayerDatabase:
             stored = self._components.quantizers[policy.quantizer].quantize(weight, policy.bits, stats, mask)
         compressed = CompressedLayer(stored, self._bias(layer, cuts), mask)
         for recovery in self._components.recoveries:
-            compressed = recovery.repair(compressed, whole, cuts)
+            compressed = _repaired(recovery, compressed, whole, cuts, stats)
         return compressed
 
     def _without_inputs(self, whole: LayerStats, cuts: Mapping[int, Tensor], cutter: str | None) -> Tensor:
@@ -186,6 +189,19 @@ class LayerDatabase:
             return None
         bias = torch.from_numpy(self._graph.initializers[layer.bias].copy())
         return bias[cuts[layer.channel_axis]] if layer.channel_axis in cuts else bias
+
+
+def _repaired(
+    recovery: Recovery, compressed: CompressedLayer, whole: LayerStats, cuts: Mapping[int, Tensor], stats: LayerStats
+) -> CompressedLayer:
+    """What a recovery makes of a layer.
+
+    Args:
+        stats: of what is left of the layer.
+    """
+    with calling(recovery, f"repair layer {whole.layer.name}"):
+        found = recovery.repair(copy.deepcopy(compressed), whole.copied(), dict(cuts))
+    return check_repaired(described(recovery), found, compressed, stats)
 
 
 def _cutters(policy: Policy, groups: Mapping[str, ChannelGroup]) -> dict[str, str]:

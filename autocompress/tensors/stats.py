@@ -120,6 +120,10 @@ class LayerStats:
         rows = inputs.repeat_interleave(len(moved) // len(inputs), dim=0)
         return rows.reshape(moved.shape).movedim(0, self.layer.channel_axis)
 
+    def copied(self) -> LayerStats:
+        """The same with a weight of its own; all other statistics are computed afresh for whoever asks."""
+        return LayerStats(self.layer, self.weight.clone(), self._source)
+
     def cut(self, cuts: Mapping[int, Tensor]) -> LayerStats:
         """The statistics of what is left of the layer.
 

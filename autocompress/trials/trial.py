@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from autocompress.record import Gate, Kind, State, TrialRecord
 from autocompress.task import Task
 from autocompress.tensors.calibration import Calibration
 from autocompress.tensors.compress import CompressedModel, LayerDatabase
+from autocompress.time_limit import TimeUpError, within
 
 
 @dataclass
@@ -78,6 +80,7 @@ class _Progress:
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     statistics: Statistics | None = None
+    given_up: bool = False
 
     @property
     def files(self) -> Sequence[Artifact]:
@@ -104,6 +107,7 @@ class Bench:
 
     Attributes:
         latency_percentile: as the budget says; what single options and FP32 are timed by.
+        trial_timeout: seconds after which a trial failed; None: no limit.
     """
 
     task: Task
@@ -117,6 +121,7 @@ class Bench:
     timing: TimingSettings
     settings: TrialSettings
     latency_percentile: float = 50.0
+    trial_timeout: float | None = None
 
     @property
     def no_limits(self) -> Budget:
@@ -146,16 +151,18 @@ class Bench:
         return self.device.footprint(path, self.evaluator.inputs("example"), self.settings.load_processes).figures
 
     def recoverable(self, policy: Policy, folder: Path, seed: int, progress: Progress) -> Recoverable:
-        """What a recovery for finalists is given."""
+        """What a recovery for finalists is given: a model and tensors of its own, which it may change."""
+        task = copy.copy(self.task)
+        task.model = copy.deepcopy(task.model)
         return Recoverable(
-            task=self.task,
+            task=task,
             graph=self.graph,
             groups=self.groups,
             components=self.components,
             calibration=self.calibration,
             database=self.database,
             policy=policy,
-            compressed=self.database.compress(policy),
+            compressed=copy.deepcopy(self.database.compress(policy)),
             folder=folder,
             seed=seed,
             progress=progress,
@@ -211,9 +218,12 @@ def _outcome(
     bench: Bench, policy: Policy, budget: Budget, rivals: Callable[[], Sequence[Rival]], path: Path, progress: _Progress
 ) -> tuple[State, str]:
     try:
-        _pass_gates(bench, policy, budget, rivals, path, progress)
+        within(bench.trial_timeout, lambda: _pass_gates(bench, policy, budget, rivals, path, progress))
     except _PrunedError as pruned:
         return "pruned", str(pruned)
+    except TimeUpError as over:
+        progress.given_up = True
+        return "failed", f"took longer than search.trial_timeout={bench.trial_timeout:g} seconds: {over}"
     except UnreachableError:
         raise
     except Exception as error:
@@ -299,4 +309,5 @@ def _record(
         layers=layer_rows(bench.graph, progress.candidate) if progress.candidate else (),
         warnings=progress.warnings,
         seconds=progress.seconds,
+        given_up=progress.given_up,
     )

@@ -179,7 +179,7 @@ def test_a_policy_that_kills_twice_failed(address: str, identity: list[str]) -> 
     assert see_silence(search) == 1
     (failed,) = search.news()
     assert (failed.number, failed.state, SPACE.indices(failed.policy)) == (1, "failed", params)
-    assert failed.reason == "no sign of life from the process that ran it, nor from that of trial 0 before"
+    assert failed.reason == "the process that ran it died, as that of trial 0 had: it is not tried again"
     assert [trial.state for trial in stored(search)] == [TrialState.FAIL, TrialState.FAIL]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -61,6 +62,38 @@ def test_tracker_that_fails_is_reported_and_the_others_are_called(order: int) ->
             text = "tracker:broken failed in autocompress_trial_finished: ConnectionError: the server is gone"
             assert [str(warning.message) for warning in caught] == [text]
     assert first.numbers == second.numbers == [0, 1, 2]
+
+
+@pytest.mark.parametrize("error", [SystemExit, GeneratorExit])
+def test_no_tracker_ends_the_search(error: type[BaseException]) -> None:
+    counter = Counter()
+    problem = f"tracker:broken failed in autocompress_trial_finished: {error.__name__}: the server is gone"
+    with Notifier(load_registry([]).manager, (counter, Broken(error))) as notify, pytest.warns(TrackerWarning, match=problem):
+        notify("autocompress_trial_finished", study=None, record=1)
+    assert counter.numbers == [1]
+
+
+def test_the_user_may_end_it_while_a_tracker_works() -> None:
+    broken = Broken(KeyboardInterrupt)
+    with Notifier(load_registry([]).manager, (broken,)) as notify, pytest.raises(KeyboardInterrupt):
+        notify("autocompress_trial_finished", study=None, record=1)
+
+
+def test_a_tracker_that_hangs_is_ended() -> None:
+    @dataclass
+    class Slow(Tracker):
+        name: ClassVar[str] = "slow"
+
+        @hookimpl
+        def autocompress_trial_finished(self) -> None:
+            time.sleep(60)
+
+    counter = Counter()
+    problem = "tracker:slow failed in autocompress_trial_finished: took longer than search.trial_timeout=0.2 seconds: it was in"
+    notifier = Notifier(load_registry([]).manager, (counter, Slow()), trial_timeout=0.2)
+    with notifier as notify, pytest.warns(TrackerWarning, match=problem):
+        notify("autocompress_trial_finished", study=None, record=1)
+    assert counter.numbers == [1]
 
 
 def test_trackers_that_are_equal_by_value_are_two() -> None:

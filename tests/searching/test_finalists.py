@@ -23,6 +23,7 @@ from autocompress.searching.loop import Goal, SearchRun, SearchSettings
 from autocompress.trials.trial import Bench
 
 INT8 = LayerPolicy("int8", 8)
+WIDE = Budget(latency_ratio=0.9, accuracy_drop=0.5)
 
 
 class Recorder(Device):
@@ -79,9 +80,10 @@ def find(
         wanted: int = 2,
         *recoveries: Recovery,
         deadline: float = math.inf,
+        trial_timeout: float | None = None,
     ) -> tuple[list[Finalist], list[str]]:
         components = replace(quick_bench.components, recoveries=recoveries)
-        bench = replace(quick_bench, device=recorder, components=components)
+        bench = replace(quick_bench, device=recorder, components=components, trial_timeout=trial_timeout)
         scored = [replace(record, violations=budget.violations(record.measurement)) for record in records]
         settings = SearchSettings(finalists=wanted, timeout=None if math.isinf(deadline) else deadline)
         run = SearchRun(bench, Goal("latency", budget), SyntheticProblem({}), settings, tmp_path, Progress(io.StringIO()))
@@ -163,6 +165,59 @@ def test_one_whose_timing_crashes_does_not_take_the_others_along(find: Any, quic
     assert reasons == ["t0001 was dropped as finalist: target x: the runtime's process ended (signal 11) with ['t0001']"]
 
 
+class Strange(Recovery):
+    """Does something else than it should."""
+
+    name = "strange"
+    seconds = 0.1
+
+    def __init__(self, fault: Callable[[Any], Any]) -> None:
+        self.fault = fault
+
+    def recover(self, candidate: Any) -> Any:
+        return self.fault(candidate)
+
+
+def ended(candidate: Any) -> None:
+    raise SystemExit(4)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (ended, "PluginError: recovery 'strange': recover: SystemExit: 4 (test_finalists.py"),
+        (lambda _: None, "PluginError: recovery 'strange': recover gives NoneType; expected a CompressedModel"),
+        (lambda _: time.sleep(60), "took longer than search.trial_timeout=2 seconds: it was in <lambda> (test_finalists.py"),
+    ],
+)
+def test_a_strange_recovery_costs_what_it_would_have_gained(
+    find: Any, quick_bench: Bench, policies: list[Policy], fault: Callable[[Any], Any], reason: str
+) -> None:
+    known = records(policies[:1])
+    found, reasons = find(Recorder(quick_bench, {}), known, WIDE, 1, Strange(fault), trial_timeout=2.0)
+    assert [finalist.artifact.path.stem for finalist in found] == ["t0000"]
+    assert len(reasons) == 1
+    assert reasons[0].startswith(f"trial 0 was not recovered: {reason}")
+
+
+def test_what_a_recovery_writes_to_is_its_own(find: Any, quick_bench: Bench, policies: list[Policy]) -> None:
+    """The model and the tensors of the trial, which the next finalist is built from."""
+
+    def scribble(candidate: Any) -> None:
+        for parameter in candidate.task.model.parameters():
+            parameter.data.zero_()
+        for layer in candidate.compressed.layers.values():
+            layer.weight.codes.zero_()
+        raise ValueError("that was it")
+
+    digests = [
+        find(Recorder(quick_bench, {}), records(policies[:1]), WIDE, 1, *recoveries)[0][0].artifact.sha256
+        for recoveries in ([Strange(scribble)], [])
+    ]
+    assert digests[0] == digests[1]
+    assert any(parameter.any() for parameter in quick_bench.task.model.parameters())
+
+
 class Limited(Recovery):
     """Takes all the time that it is given, and `more`; keeps what it was told."""
 
@@ -175,9 +230,6 @@ class Limited(Recovery):
         self.told.append(candidate.seconds)
         self.clock[0] += (candidate.seconds if self.seconds else 0.0) + self.more
         return candidate.compressed
-
-
-WIDE = Budget(latency_ratio=0.9, accuracy_drop=0.5)
 
 
 @pytest.fixture
