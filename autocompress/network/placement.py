@@ -3,11 +3,12 @@
 A layer whose weight has codes computes in integers, statically where its input (and, but for a matrix product, its output) has
 a grid of 8 bits, dynamically where its input's grid is found at run time; else in float with the values of the codes. An
 operator without weights follows its inputs. A tensor has one quantizer, shared by all its readers, so precision changes only
-where it must.
+where it must. Tensors that are joined share one.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -54,7 +55,10 @@ def place(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Place
     static = [tensor for name, mode in modes.items() if mode == "static" for tensor in ends[name]]
     quantized = {name: name for name in (*static, *_asked(graph, policy, capabilities))}
     for op in graph.ops:
-        if _op_is_integer(op, policy, capabilities, quantized):
+        if op.op_type in capabilities.joining_ops and _joins(op, policy, quantized):
+            integer.add(op.name)
+            quantized |= dict.fromkeys((*op.inputs, op.output), op.output)
+        elif _op_is_integer(op, policy, capabilities, quantized):
             integer.add(op.name)
             if op.op_type in capabilities.passthrough_ops:
                 for output in op.outputs:
@@ -91,7 +95,8 @@ def _require(what: str, given: object, possible: Sequence[object]) -> None:
 
 
 def _precisions(op: Op, capabilities: Capabilities) -> tuple[str, ...]:
-    integer = has_kernel(op, capabilities) or op.op_type in capabilities.passthrough_ops
+    follows = op.op_type in capabilities.passthrough_ops | capabilities.joining_ops
+    integer = follows or has_kernel(op, capabilities)
     dynamic = op.op_type == PRODUCT and "dynamic" in capabilities.modes("linear") and not op.constant
     return ("float", *(["integer"] if integer else []), *(["dynamic"] if dynamic else []))
 
@@ -121,7 +126,8 @@ def _asked(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Iter
 
 def quantizable(graph: BaseGraph, capabilities: Capabilities) -> tuple[str, ...]:
     """Tensors that some policy may quantize: those need a range."""
-    ops = [op for op in graph.ops if op.op_type in capabilities.integer_ops | capabilities.passthrough_ops]
+    able = capabilities.integer_ops | capabilities.passthrough_ops | capabilities.joining_ops
+    ops = [op for op in graph.ops if op.op_type in able]
     names = [name for layer in graph.layers.values() for name in (*layer.activations, layer.output)]
     return tuple(dict.fromkeys([*names, *(name for op in ops for name in (*op.inputs, *op.outputs))]))
 
@@ -143,6 +149,14 @@ def _op_is_integer(op: Op, policy: Policy, capabilities: Capabilities, quantized
     ready = all(name in quantized and _is_short(quantized[name], policy) for name in op.inputs)
     ready = ready and all(name != "output" and _is_short(name, policy) for name in op.outputs)
     return able and ready and policy.ops.get(op.name, "integer") == "integer"
+
+
+def _joins(op: Op, policy: Policy, quantized: Mapping[str, str]) -> bool:
+    """Whether its inputs may take the output's range, which holds theirs: none shares its own with another tensor."""
+    used = Counter(quantized.values())
+    alone = all(quantized.get(name) == name and used[name] == 1 for name in op.inputs)
+    short = all(_is_short(name, policy) for name in (*op.inputs, op.output))
+    return alone and short and policy.ops.get(op.name, "integer") == "integer"
 
 
 def has_kernel(op: Op, capabilities: Capabilities) -> bool:

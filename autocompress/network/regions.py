@@ -50,14 +50,18 @@ def region_options(graph: BaseGraph, capabilities: Capabilities, integer: Policy
 
 
 def find_regions(graph: BaseGraph, capabilities: Capabilities) -> list[list[Op]]:
-    """Sets of operators that can be integer and hand values to each other, at least one of which computes."""
+    """Sets of operators that can be integer and hand values to each other, at least one of which computes or joins."""
     regions: list[list[Op]] = []
     for op in graph.ops:
-        if not (has_kernel(op, capabilities) or op.op_type in capabilities.passthrough_ops):
+        if not (_has_choice(op, capabilities) or op.op_type in capabilities.passthrough_ops):
             continue
         sources = [region for region in regions if any(set(other.outputs) & set(op.inputs) for other in region)]
         regions = [region for region in regions if region not in sources] + [[*_flat(sources), op]]
-    return [region for region in regions if any(has_kernel(op, capabilities) for op in region)]
+    return [region for region in regions if any(_has_choice(op, capabilities) for op in region)]
+
+
+def _has_choice(op: Op, capabilities: Capabilities) -> bool:
+    return has_kernel(op, capabilities) or op.op_type in capabilities.joining_ops
 
 
 def _flat(regions: Iterable[Iterable[Op]]) -> list[Op]:
@@ -92,7 +96,7 @@ def _useful(ops: list[Op], graph: BaseGraph, capabilities: Capabilities, integer
     usual = place(graph, integer, capabilities)
     stays, asked = (place(graph, Policy(integer.layers, ops=option.decisions), capabilities) != usual for option in options)
     kept = options if stays else options[1:] if asked else ()
-    return (RegionPolicy(), *kept)
+    return (RegionPolicy(), *(option for option in kept if option.ops))
 
 
 def merged(choices: Iterable[RegionPolicy]) -> dict[str, Precision]:

@@ -91,6 +91,29 @@ def test_a_convolution_keeps_its_range_where_nothing_fuses_or_an_operator_is_ask
     assert place(graph(layers, ops), asked, replace(fusing, fused_ops=frozenset({"Mul"}))).integer >= {"mul"}
 
 
+JOINING = replace(CAPABILITIES, joining_ops=frozenset({"Concat"}), integer_ops=frozenset({"Add"}))
+
+
+def test_tensors_that_are_joined_share_the_range_of_the_result() -> None:
+    layers = [layer("a", "input", "x"), layer("b", "input", "y"), layer("c", "p", "output")]
+    ops = [Op("cat", "Concat", ("x", "y"), "z"), Op("pool", "MaxPool", ("z",), "p")]
+    found = place(graph(layers, ops), integer("a", "b", "c"), JOINING)
+    assert found.quantized == {"input": "input", "output": "output", **dict.fromkeys("xyzp", "z")}
+    assert found.integer >= {"cat", "pool"}
+    refused = replace(integer("a", "b", "c"), ops={"cat": "float"})
+    assert place(graph(layers, ops), refused, JOINING).quantized == {name: name for name in ("input", "x", "y", "p", "output")}
+    assert place(graph(layers, ops), integer("a", "c"), JOINING).quantized == {n: n for n in ("input", "x", "p", "output")}
+
+
+def test_a_tensor_that_shares_a_range_already_joins_no_other() -> None:
+    """The later range need not hold the values of whatever shares the earlier one."""
+    layers = [layer("a", "input", "x"), layer("b", "input", "y"), layer("c", "z", "w")]
+    ops = [Op("first", "Concat", ("x", "y"), "z"), Op("second", "Concat", ("z", "w"), "output")]
+    found = place(graph(layers, ops), integer("a", "b", "c"), JOINING)
+    assert found.quantized == {"input": "input", "w": "w", **dict.fromkeys("xyz", "z")}
+    assert "second" not in found.integer
+
+
 def test_an_operator_follows_its_inputs(tiny: Tiny) -> None:
     add, depthwise = tiny.graph.ops[0], tiny.graph.layers["depthwise.0"]
     both = tiny_place(tiny, integer("stem.0", "outer.0"))

@@ -65,6 +65,16 @@ def test_a_float_operator_separates_regions_and_one_with_a_constant_is_float() -
     assert regions([ends[0], Op("pool", "MaxPool", ("z",), "u"), ends[1]]) == [["a", "pool", "b"]]
 
 
+def test_what_joins_tensors_is_joined_or_float() -> None:
+    layers = [layer("a", "input", "x"), layer("b", "input", "y"), layer("c", "p", "output")]
+    joining = replace(CAPABILITIES, joining_ops=frozenset({"Concat"}))
+    ops = [Op("cat", "Concat", ("x", "y"), "z"), Op("pool", "MaxPool", ("z",), "p")]
+    every = Policy(dict.fromkeys("abc", LayerPolicy("int8", 8)))
+    found = region_options(graph(layers, ops), joining, every)
+    assert found == {"Concat-MaxPool.cat": (RegionPolicy(), RegionPolicy("float", ("cat", "pool")))}
+    assert region_options(graph(layers, ops), CAPABILITIES, every) == {}
+
+
 def test_what_only_moves_values_is_no_region() -> None:
     assert regions([Op("pool", "MaxPool", ("x",), "y"), Op("shape", "Reshape", ("y",), "z")]) == []
 
