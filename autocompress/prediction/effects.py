@@ -20,6 +20,7 @@ from autocompress.display.progress import Progress
 from autocompress.errors import AutocompressError, ConfigError, UnreachableError
 from autocompress.plain import from_plain
 from autocompress.policy import Policy
+from autocompress.prediction.attempts import attempt
 from autocompress.problem import Effect
 from autocompress.tensors.observers import in_effect
 from autocompress.time_limit import TimeUpError, within
@@ -164,7 +165,8 @@ def _tables(
 
     def measure(batch: Sequence[Policy]) -> None:
         for policy in batch:
-            journal.put(what, policy, asdict(_measured(bench, policy, settings.images)))
+            with attempt(journal, policy) as is_worth_it:
+                journal.put(what, policy, asdict(_measured(bench, policy, settings.images) if is_worth_it else _useless(bench)))
 
     measure_missing(journal, what, list(distinct.values()), measure, "sensitivity", progress)
     return {name: [_known(journal, what, policy) for policy in options] for name, options in policies.items()}
@@ -181,7 +183,11 @@ def _measured(bench: Bench, policy: Policy, images: int) -> Effect:
     try:
         return within(bench.trial_timeout, lambda: _run(bench, policy, images))
     except TimeUpError:
-        return Effect(math.inf, math.inf, len(bench.graph.data))
+        return _useless(bench)
+
+
+def _useless(bench: Bench) -> Effect:
+    return Effect(math.inf, math.inf, len(bench.graph.data))
 
 
 def _run(bench: Bench, policy: Policy, images: int) -> Effect:
@@ -194,7 +200,7 @@ def _run(bench: Bench, policy: Policy, images: int) -> Effect:
         raise
     except AutocompressError:
         bench.check_files()
-        return Effect(math.inf, math.inf, len(bench.graph.data))
+        return _useless(bench)
     finally:
         path.unlink(missing_ok=True)
     divergence = float(evaluator.divergence(outputs, "calibration", 0, count).mean())

@@ -14,6 +14,7 @@ from autocompress.choices.space import OBSERVERS, SearchSpace
 from autocompress.display.progress import Progress
 from autocompress.errors import AutocompressError, UnreachableError
 from autocompress.policy import Policy
+from autocompress.prediction.attempts import attempt
 from autocompress.prediction.effects import Journal, measure_missing
 from autocompress.prediction.latency_model import LatencyFeatures, Observation
 from autocompress.time_limit import TimeUpError, within
@@ -80,7 +81,7 @@ def _distinct(space: SearchSpace, features: LatencyFeatures) -> tuple[dict[str, 
 def _time(bench: Bench, policies: Sequence[Policy], seconds: float, journal: Journal) -> None:
     """Keep ratio, spread and FP32's milliseconds of each policy's file, timed together; of those that cannot run nothing."""
     with tempfile.TemporaryDirectory(dir=bench.evaluator.folder) as folder:
-        built = [(policy, path) for policy in policies if (path := _built(bench, policy, Path(folder))) is not None]
+        built = [(policy, path) for policy in policies if (path := _built(bench, policy, Path(folder), journal)) is not None]
         for (policy, _), latency in zip(built, _latencies(bench, [path for _, path in built], seconds), strict=True):
             if latency is not None:
                 observation = Observation.of(policy, latency)
@@ -88,11 +89,12 @@ def _time(bench: Bench, policies: Sequence[Policy], seconds: float, journal: Jou
                 journal.put(LATENCY, policy, values)
 
 
-def _built(bench: Bench, policy: Policy, folder: Path) -> Path | None:
+def _built(bench: Bench, policy: Policy, folder: Path, journal: Journal) -> Path | None:
     path = folder / f"{policy.digest}.onnx"
-    with contextlib.suppress(AutocompressError):
-        bench.build(policy, path)
-        return path
+    with contextlib.suppress(AutocompressError, TimeUpError), attempt(journal, policy) as is_worth_it:
+        if is_worth_it:
+            within(bench.trial_timeout, lambda: bench.build(policy, path))
+            return path
     return None
 
 

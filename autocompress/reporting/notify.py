@@ -27,7 +27,6 @@ class Notifier:
 
     Args:
         trial_timeout: seconds that each may take for one trial; None: no limit.
-
     """
 
     def __init__(

@@ -8,6 +8,7 @@ import resource
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +20,14 @@ from autocompress_plugins.affine import Int4, Int8
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from autocompress import Budget, Measurement, QuantizedTensor, Sampler, TrialRecord, time_limit
+from autocompress import Budget, Measurement, Policy, QuantizedTensor, Sampler, TrialRecord, time_limit
 from autocompress.choices.space import SpaceSettings, build_space
 from autocompress.components import Quantizer
 from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError, PluginError
+from autocompress.prediction.attempts import ATTEMPT, attempt
 from autocompress.prediction.effects import Journal, SensitivitySettings, measure_effects
+from autocompress.problem import Effect
 from autocompress.searching.loop import Goal, Outcome, SearchRun, SearchSettings, run_trials
 from autocompress.studies.guarded_sampler import guarded_sampler
 from autocompress.studies.storage import sqlite_storage
@@ -87,14 +90,19 @@ class Search:
 
     def in_child(self, trials: int) -> int:
         """Exit status of a process that runs it."""
-        child = os.fork()
-        if not child:
-            try:
-                self.run(trials, [])
-                os._exit(RETURNED)
-            finally:
-                os._exit(1)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return in_child(lambda: self.run(trials, []))
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Exit status of a process that does the work."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+            os._exit(RETURNED)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.fixture
@@ -153,7 +161,7 @@ def test_what_hears_no_signal_ends_the_process(
     search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(time_limit, "GRACE_SECONDS", 0.2)
-    hanging = search(deaf, trial_timeout=0.6)
+    hanging = search(deaf, trial_timeout=3.0)
     assert [hanging.in_child(2), hanging.in_child(2)] == [1, 1]
     said = capfd.readouterr().err
     assert said.count("Timeout") == 2
@@ -163,7 +171,7 @@ def test_what_hears_no_signal_ends_the_process(
 
 def test_a_trial_that_hung_is_stored_once_and_not_run_again(search: Callable[..., Search]) -> None:
     heard: list[TrialRecord] = []
-    hanging = search(lambda: time.sleep(60), trial_timeout=0.6)
+    hanging = search(lambda: time.sleep(60), trial_timeout=3.0)
     outcome = hanging.run(3, heard)
     assert [(record.state, record.given_up) for record in outcome.records[:2]] == [("complete", False), ("failed", True)]
     assert heard == outcome.records
@@ -202,10 +210,34 @@ def test_a_sampler_that_cannot_propose_ends_the_search(search: Callable[..., Sea
 
 
 def test_an_option_that_hangs_is_infinitely_bad(search: Callable[..., Search], tmp_path: Path) -> None:
-    hanging = search(lambda: time.sleep(60), trial_timeout=0.6)
+    hanging = search(lambda: time.sleep(60), trial_timeout=3.0)
     journal, few = Journal(tmp_path / "sensitivity.jsonl", ["tiny"]), SensitivitySettings(images=8)
     effects = measure_effects(hanging.bench, hanging.space(), few, journal, Progress(io.StringIO()))
     assert [effect.divergence < 1 for effect in effects["head"]] == [True, True, False]
+
+
+def test_an_option_that_takes_two_processes_along_is_infinitely_bad(search: Callable[..., Search], tmp_path: Path) -> None:
+    """Before any trial can have it; the tables are measured where a sampler asks for them."""
+    dying = search(lambda: os._exit(7))
+
+    def tables() -> dict[str, list[Effect]]:
+        journal, few = Journal(tmp_path / "sensitivity.jsonl", ["tiny"]), SensitivitySettings(images=8)
+        return measure_effects(dying.bench, dying.space(), few, journal, Progress(io.StringIO()))
+
+    assert [in_child(tables) for _ in range(4)] == [7] * 4, "two options, two processes each"
+    effects = tables()
+    assert [[effect.divergence < 1 for effect in effects[name]] for name in ("head", "outer.0")] == [[True, True, False]] * 2
+
+
+def test_an_option_that_another_process_is_at_is_tried_as_well(tmp_path: Path) -> None:
+    """Processes that share the journal may meet at the last option."""
+    policy, path = Policy(), tmp_path / "sensitivity.jsonl"
+    Journal(path, []).put(ATTEMPT, policy, {"host": uuid.getnode(), "pid": os.getppid(), "died": 1})
+    with attempt(Journal(path, []), policy) as is_worth_it:
+        assert is_worth_it
+    Journal(path, []).put(ATTEMPT, policy, {"host": uuid.getnode(), "pid": 2**22 + 1, "died": 1})
+    with attempt(Journal(path, []), policy) as is_worth_it:
+        assert not is_worth_it
 
 
 def test_a_limit_outside_of_another_one_waits() -> None:
