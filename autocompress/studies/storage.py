@@ -133,8 +133,17 @@ def _explained(address: str) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, sqlalchemy.exc.DatabaseError) as error:
+        if _is_interruption(error):
+            raise KeyboardInterrupt from error
         said = _said(error)
         raise StorageError(masked(f"study {address}: {said}; {_remedy(said)}")) from error
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Whether it began with Ctrl-C, which SQLAlchemy replaces where it comes in the midst of a commit."""
+    return error is not None and (
+        isinstance(error, KeyboardInterrupt) or _is_interruption(error.__cause__ or error.__context__)
+    )
 
 
 def _said(error: BaseException) -> str:
