@@ -133,9 +133,27 @@ def _explained(address: str) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, sqlalchemy.exc.DatabaseError) as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        said = " ".join(str(getattr(cause, "orig", None) or cause or error).split())
+        if _is_interruption(error):
+            raise KeyboardInterrupt from error
+        said = _said(error)
         raise StorageError(masked(f"study {address}: {said}; {_remedy(said)}")) from error
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Whether it began with Ctrl-C, which SQLAlchemy replaces where it comes in the midst of a commit."""
+    return error is not None and (
+        isinstance(error, KeyboardInterrupt) or _is_interruption(error.__cause__ or error.__context__)
+    )
+
+
+def _said(error: BaseException) -> str:
+    """The database's own words, of what came first."""
+    said, cause = str(error), error.__cause__ or error.__context__
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        said = str(error.orig)
+    elif cause is not None:
+        return _said(cause)
+    return " ".join(said.split())
 
 
 def _remedy(said: str) -> str:

@@ -33,6 +33,7 @@ from optuna.trial import TrialState
 from safetensors import safe_open
 
 from autocompress.measuring.lease import lease_path
+from autocompress.studies.storage import StudySettings, opened_storage
 from tests.faults.nursery import SMALL, Nursery, Started, nursery
 
 WEIGHTS = {"SIGKILL": 6, "SIGTERM": 2, "SIGINT": 2, "runner": 2}
@@ -197,7 +198,7 @@ class Victim:
     def finish(self, home: Nursery) -> None:
         """Run it to its end, and look whether everything is there once."""
         before = finished(self.folder)
-        search = home.run(self.folder, *self.arguments, f"search.trials={len(before) + 1}", seconds=600)
+        search = home.run(self.folder, *self.arguments, f"search.trials={len(before) + 2}", seconds=600)
         self._judge(search, "runner", home.wait(search), before)
         if search.status != 0:
             self.tally.lost.append(f"{self.folder.name}: the search does not resume: {search.log[-3000:]}")
@@ -222,8 +223,9 @@ def accounts(folder: Path) -> tuple[list[str], list[str]]:
     """What Optuna or MLflow lack of the finished trials, and what they have twice."""
     from mlflow import MlflowClient
 
-    study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder}/out/study.db")
-    running = [f"trial {trial.number} is {trial.state.name}" for trial in study.trials if trial.state == TrialState.RUNNING]
+    with opened_storage(StudySettings(), folder / "out") as storage:
+        trials = optuna.load_study(study_name=None, storage=storage.rdb).trials
+    running = [f"trial {trial.number} is {trial.state.name}" for trial in trials if trial.state == TrialState.RUNNING]
     ended = finished(folder)
     records = [json.loads(record) for record in ended.values()]
     measured = Counter(json.dumps(record["policy"], sort_keys=True) for record in records if record["kind"] != "repeated")
@@ -356,6 +358,7 @@ def main() -> int:
     if given.publish:
         from benchmarks.workbench import publish
 
+        sys.argv[1:] = ["--searches", str(given.searches), "--kills", str(given.kills), "--seed", str(given.seed)]
         publish("faults_kills", rows)
     return int(bool(total.faults))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.faults.kills import MOMENTS, SIGNS, accounts, broken_files, killed
+from tests.faults.kills import MOMENTS, SIGNS, accounts, broken_files, finished, killed
 from tests.faults.nursery import SMALL, Nursery
 
 KILLS = int(os.environ.get("AUTOCOMPRESS_KILLS", "2"))
@@ -30,18 +30,19 @@ def test_killed_searches_lose_and_double_nothing(home: Nursery, tmp_path: Path) 
     tally = killed(home, tmp_path / "search", SEED, kills)
     assert tally.faults == [], f"AUTOCOMPRESS_KILLS_SEED={SEED}: {kills}"
     assert tally.trials >= 2
-    spoil(tmp_path / "search")
-    assert accounts(tmp_path / "search") == (["0 is not in MLflow"], ["1 is 2 times in MLflow"])
+    first, second = list(finished(tmp_path / "search"))[:2]
+    spoil(tmp_path / "search", first, second)
+    assert accounts(tmp_path / "search") == ([f"{first} is not in MLflow"], [f"{second} is 2 times in MLflow"])
     assert [flaw.split(":")[0] for flaw in broken_files(tmp_path / "search/out")] == ["best/model.onnx", "result.json"]
 
 
-def spoil(folder: Path) -> None:
+def spoil(folder: Path, lost: int, doubled: int) -> None:
     """What must be seen: a trial that MLflow lacks, one that it has twice, and files that are cut."""
     client = MlflowClient(f"sqlite:///{folder}/mlflow/mlflow.db")
     (experiment,) = [each.experiment_id for each in client.search_experiments() if each.experiment_id != "0"]
-    for number in ("0", "1"):
+    for number in (lost, doubled):
         (run,) = client.search_runs([experiment], f"tags.`autocompress.trial` = '{number}'")
-        if number == "0":
+        if number == lost:
             client.delete_run(run.info.run_id)
         else:
             client.set_terminated(client.create_run(experiment, tags=run.data.tags).info.run_id)

@@ -1,4 +1,7 @@
-"""Disks, locks, files and clocks that fail a search: nothing is lost, and one line says what to do."""
+"""Disks, locks, files and clocks that fail a search: nothing is lost, and one line says what to do.
+
+The short form is the tests of each part: `test_trial`, `test_device`, `test_storage`, `test_held_folder`, `test_whole_file`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ import pytest
 from tests.faults.kills import TRACEBACK, accounts, broken_files, finished
 from tests.faults.nursery import SMALL, Nursery, Started
 
-slow = pytest.mark.slow
+pytestmark = pytest.mark.slow
 
 SEARCH = ("search", *SMALL, "objective=size", "search.finalists=1")
 
@@ -72,7 +75,6 @@ def test_a_full_disk_ends_with_a_line_and_the_search_goes_on_when_there_is_room(
         resumes(home, disk)
 
 
-@slow
 def test_a_limit_of_file_sizes_is_told(home: Nursery, tmp_path: Path) -> None:
     search = home.run(tmp_path, *SEARCH, "search.trials=2", limits={"RLIMIT_FSIZE": 20_000})
     assert search.status == 1
@@ -80,7 +82,6 @@ def test_a_limit_of_file_sizes_is_told(home: Nursery, tmp_path: Path) -> None:
     resumes(home, tmp_path)
 
 
-@slow
 def test_a_read_only_folder_is_told(home: Nursery, tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "-o", "ro") as disk:
         search = home.run(tmp_path, *SEARCH, f"hydra.run.dir={disk}/out")
@@ -88,7 +89,6 @@ def test_a_read_only_folder_is_told(home: Nursery, tmp_path: Path) -> None:
         assert f"Read-only file system: {disk}/out" in told(search)
 
 
-@slow
 def test_a_locked_study_is_waited_for(home: Nursery, tmp_path: Path) -> None:
     search = home.start(tmp_path, *SEARCH, "search.trials=4")
     wait_for(home, search, "[1/4]")
@@ -101,7 +101,6 @@ def test_a_locked_study_is_waited_for(home: Nursery, tmp_path: Path) -> None:
     assert accounts(tmp_path) == ([], [])
 
 
-@slow
 def test_a_study_that_stays_locked_ends_the_search(home: Nursery, tmp_path: Path) -> None:
     soon = "import autocompress.studies.storage as storage; storage.LOCKED_SECONDS = 0.5"
     search = home.start(tmp_path, *SEARCH, "search.trials=40", before=soon)
@@ -125,7 +124,6 @@ def test_a_folder_belongs_to_one_search(home: Nursery, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["fp32.onnx", "cache/search.npy"])
-@slow
 def test_files_that_vanish_are_no_fault_of_a_candidate(home: Nursery, tmp_path: Path, name: str) -> None:
     search = home.start(tmp_path, *SEARCH, "search.trials=40")
     wait_for(home, search, "[1/40]")
@@ -137,7 +135,6 @@ def test_files_that_vanish_are_no_fault_of_a_candidate(home: Nursery, tmp_path: 
 
 
 @pytest.mark.parametrize("cut", [True, False])
-@slow
 def test_a_candidate_that_vanishes_before_it_is_measured(home: Nursery, tmp_path: Path, cut: bool) -> None:
     act = "os.truncate(path, 100)" if cut else "path.unlink()"
     before = f"""
@@ -157,7 +154,6 @@ Evaluator.check = spoil
     resumes(home, tmp_path)
 
 
-@slow
 def test_files_that_are_cut_or_gone_between_runs_are_made_again(home: Nursery, tmp_path: Path) -> None:
     assert home.run(tmp_path, *SEARCH, "search.trials=2").status == 0
     out = tmp_path / "out"
@@ -168,7 +164,6 @@ def test_files_that_are_cut_or_gone_between_runs_are_made_again(home: Nursery, t
     resumes(home, tmp_path)
 
 
-@slow
 def test_a_damaged_study_is_told(home: Nursery, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/study.db").write_bytes(b"no database" * 1000)
@@ -178,7 +173,6 @@ def test_a_damaged_study_is_told(home: Nursery, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jump", [-86400.0, 86400.0])
-@slow
 def test_a_clock_that_jumps_changes_nothing(home: Nursery, tmp_path: Path, jump: float) -> None:
     """After the first trial, and back between the two runs."""
     before = f"""
@@ -192,7 +186,6 @@ time.time = lambda: real() + ({jump} if time.monotonic() - begin > 3 else 0.0)
     resumes(home, tmp_path)
 
 
-@slow
 def test_a_killed_runner_costs_nothing(home: Nursery, tmp_path: Path) -> None:
     search = home.start(tmp_path, *SEARCH, "search.trials=4")
     wait_for(home, search, "[1/4]")

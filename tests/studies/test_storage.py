@@ -10,6 +10,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
 
 import autocompress.studies.storage
 from autocompress.errors import ConfigError, StorageError
@@ -79,3 +81,14 @@ def test_a_file_that_stays_locked_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     ):
         other.execute("begin immediate")
         optuna.create_study(storage=storage.rdb)
+
+
+def test_ctrl_c_in_the_midst_of_a_commit_is_an_interruption(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), opened_storage(StudySettings(), tmp_path):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            try:
+                raise sqlalchemy.exc.InvalidRequestError("This transaction is closed")
+            except sqlalchemy.exc.InvalidRequestError as error:
+                raise StorageInternalError("An exception is raised during the commit.") from error
