@@ -10,6 +10,7 @@ from pathlib import Path
 
 from autocompress.accuracy.intervals import Statistics
 from autocompress.accuracy.racing import Rival
+from autocompress.bounds import check_positive, check_seed
 from autocompress.budget import Budget
 from autocompress.choices.space import SearchSpace
 from autocompress.display.progress import Progress
@@ -69,6 +70,8 @@ class SearchSettings:
         for name in ("trials", "finalists", "patience"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"search.{name}={getattr(self, name)}: expected at least 1")
+        check_positive("search", self, "timeout", "recoverable_drop", zero=True)
+        check_seed("search", self.seed)
         if self.keep not in KEEP:
             raise ConfigError(f"search.keep='{self.keep}': expected one of {', '.join(KEEP)}")
         if self.start not in STARTS:
