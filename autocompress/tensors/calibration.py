@@ -108,6 +108,12 @@ def _covariance(total: Tensor, square: Tensor, count: int) -> Tensor:
     return square / count - mean[:, :, None] * mean[:, None, :]
 
 
+def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Without what no grid has: attention is masked with minus infinity, which its softmax reads as any low number."""
+    kept = np.isfinite(values)
+    return values if kept.all() else values[kept]
+
+
 class Calibration:
     """Statistics of one task on one base graph; implements `StatsSource`."""
 
@@ -179,9 +185,10 @@ class Calibration:
         observers = {which: {name: dataclasses.replace(one) for name in names} for which, one in configured}  # type: ignore[type-var]
         moments: dict[str, _Moments] = {}
         for batch, values in enumerate(self._activations(names)):
-            for watching in observers.values():
-                for name, observer in watching.items():
-                    observer.update(values[name])
+            for name in names:
+                seen = _finite(values[name])
+                for watching in observers.values():
+                    watching[name].update(seen)
             for layer in self._graph.layers.values():
                 if layer.kind != EMBEDDING:
                     self._add_moments(moments, layer, values[layer.input], batch)
