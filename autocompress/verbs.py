@@ -173,7 +173,7 @@ def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settin
         evaluator.keep_reference(graph, "report")
         check_export(task, "report", evaluator.reference["report"])
         reference = evaluator.reference_statistics("report")
-        statistics = np.asarray(evaluator.score(_outputs(evaluator, path), "report", 0, len(reference)))
+        statistics = np.asarray(evaluator.score(artifact_outputs(evaluator, path), "report", 0, len(reference)))
         baseline, found = _evaluated(evaluator, settings, [(graph.path, reference), (path, statistics)])
         on_host = host_accuracy(evaluator, components.target, graph, path, "report")
         environment = device.environment()
@@ -193,8 +193,12 @@ def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settin
     }
 
 
-def _outputs(evaluator: Evaluator, path: Path) -> NDArray[Any]:
-    """What a file from elsewhere gives for the report set."""
+def artifact_outputs(evaluator: Evaluator, path: Path) -> NDArray[Any]:
+    """What a file from elsewhere gives for the report set, of which the evaluator has FP32's outputs.
+
+    Raises:
+        ConfigError: the runtime does not run it, or its outputs are not finite or of another form.
+    """
     expected = evaluator.reference["report"]
     try:
         outputs = evaluator.outputs(path, "report", 0, len(expected))
