@@ -1,6 +1,6 @@
 """Tensors that nobody would choose: denormal, huge, constant, empty; figures against numpy in float64.
 
-A few dozen cases for each property; `HYPOTHESIS_PROFILE=full` makes it 5,000 in all.
+A dozen cases for each property; `HYPOTHESIS_PROFILE=full` makes it 5,000 in all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Array = NDArray[Any]
 
 WHATEVER = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile(
-    "short", max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=WHATEVER
+    "short", max_examples=12, derandomize=True, deadline=None, database=None, suppress_health_check=WHATEVER
 )
 settings.register_profile("full", max_examples=340, deadline=None, database=None, suppress_health_check=WHATEVER)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
