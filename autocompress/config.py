@@ -223,7 +223,7 @@ def hydra_main(verb: str, run: Callable[[Job], None], registry: Registry) -> Non
     try:
         hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=verb)(job)()
     except Exception as error:
-        if begun or isinstance(error, AutocompressError):
+        if begun or isinstance(error, (AutocompressError, OSError)):
             raise
         raise ConfigError(explain(error, registry)) from error  # as in `composed`
     if errors:

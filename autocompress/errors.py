@@ -46,7 +46,7 @@ class PluginError(AutocompressError, TypeError):
     """A plugin broke the contract of the hook or component that it implements."""
 
 
-class ExportError(AutocompressError, RuntimeError):
+class ExportError(AutocompressError, ValueError):
     """The model cannot be turned into the graph that everything else edits."""
 
 

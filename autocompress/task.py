@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from autocompress.data_set import DataSet
 from autocompress.errors import DataError
 from autocompress.network.attention import write_out_attention
+from autocompress.network.parameters import check_parameters
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -83,15 +84,29 @@ def _examples(name: str, source: Examples | Iterable[Batch], example: Tensor) ->
     given, expected = examples.inputs.shape[1:], tuple(example.shape[1:])
     if given != expected:
         raise DataError(f"task.{name}: inputs have shape {given}; the example input has {expected}, both without the batch")
-    if not np.isfinite(examples.inputs).all():
-        raise DataError(f"task.{name}: inputs contain NaN or infinity; expected finite numbers")
+    for part, values in (("inputs", examples.inputs), ("targets", examples.targets)):
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            raise DataError(f"task.{name}: {part} contain NaN or infinity; expected finite numbers")
     return examples
+
+
+def _numbers(owner: str, values: object) -> NDArray[Any]:
+    """As an array; numpy has no bfloat16."""
+    try:
+        tensor = torch.as_tensor(values).detach().cpu()
+        array: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{owner}: {type(values).__name__} is no tensor of numbers: {reason}") from error
+    if np.iscomplexobj(array):
+        raise DataError(f"{owner}: complex numbers; expected real ones")
+    return array
 
 
 def _arrays(name: str, index: int, batch: Batch) -> tuple[NDArray[Any], NDArray[np.generic]]:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise DataError(f"task.{name}: batch {index} is {type(batch).__name__}; expected a pair (inputs, targets)")
-    inputs, targets = (torch.as_tensor(part).detach().cpu().numpy() for part in batch)
+    inputs, targets = (_numbers(f"task.{name}: batch {index}", part) for part in batch)
     if not inputs.ndim or not targets.ndim:
         raise DataError(
             f"task.{name}: batch {index} has no batch axis; if this is one example of a data set, wrap it in a DataLoader"
@@ -120,6 +135,7 @@ class Task:
 
     Raises:
         DataError: a set is empty, is not finite, has another shape than the example, or search and report share examples.
+        ModelError: the model is no module, or its parameters are not finite float32 values that fit into a file.
     """
 
     model: nn.Module
@@ -135,8 +151,10 @@ class Task:
     sets: dict[str, Examples] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.model = write_out_attention(self.model.eval().cpu())
-        example = self.example_input.numpy()
+        self.model = write_out_attention(check_parameters(self.model).eval().cpu())
+        example = _numbers("task.example_input", self.example_input)
+        if not example.ndim or not len(example):
+            raise DataError(f"task.example_input: shape {example.shape}; expected one input batch, shape (N, ...)")
         self.example_input = torch.from_numpy(example.astype(input_type(example), copy=False))
         sources = {"calibration": self.calibration, "search": self.search, "report": self.report}
         self.sets = {name: _examples(name, source, self.example_input) for name, source in sources.items()}

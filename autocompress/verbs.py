@@ -8,27 +8,29 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 import torch
-from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from autocompress.accuracy.evaluation import Evaluator
+from autocompress.accuracy.export_check import check_export
 from autocompress.accuracy.host_accuracy import host_accuracy
 from autocompress.accuracy.intervals import Statistics, interval, paired_drop
 from autocompress.accuracy.significance import paired_p
 from autocompress.artifact import Artifact, sha256_of
 from autocompress.budget import Measurement
-from autocompress.building.candidate import build, load_state
+from autocompress.building.candidate import build, check_state, load_state
 from autocompress.building.preparation import prepare
 from autocompress.config import Job
 from autocompress.display.progress import Progress
-from autocompress.errors import ConfigError, PolicyError
+from autocompress.errors import ConfigError, PolicyError, RuntimeCrashError
 from autocompress.held_folder import held_folder
 from autocompress.inputs.cache import cache_folder
 from autocompress.inputs.data import load_splits
 from autocompress.inputs.factories import load_function
+from autocompress.inputs.onnx_files import check_fits, read_onnx
 from autocompress.inputs.training import cached_model
 from autocompress.measuring.device import open_device
 from autocompress.network.graph import BaseGraph
@@ -150,50 +152,46 @@ def apply_policy(graph: BaseGraph, saved: SavedPolicy, state: Path, settings: Se
     """Build the file of a saved policy.
 
     Raises:
-        PolicyError: the policy was found for another model.
+        PolicyError: the policy was found for another model, or is not what the state was saved with.
     """
     if saved.model != graph.digest:
         raise PolicyError(
             f"policy {path}: found for the model {saved.model[:12]}, this model is {graph.digest[:12]}; "
             "expected the same architecture, weights and recover=... (and the same exporter version)"
         )
-    capabilities = settings.components.target.capabilities()
-    return build(graph, saved.policy, load_state(state), capabilities, settings.folder / "model.onnx").artifact
+    capabilities, compressed = settings.components.target.capabilities(), load_state(state)
+    check_state(graph, saved.policy, compressed, capabilities)
+    return build(graph, saved.policy, compressed, capabilities, settings.folder / "model.onnx").artifact
 
 
 def _evaluate(job: Job, settings: Settings, registry: Registry) -> None:
     assert job.artifact is not None
-    _check_artifact(job.artifact)
+    model = read_onnx(job.artifact)
     progress = Progress(label=job.label)
     task = build_task(job, settings, progress)
     with progress.stage("export"):
         task, graph = prepare(task, settings.components, settings.folder / "fp32.onnx")
+    facts = task.sets["report"].facts
+    check_fits(job.artifact, model, facts.shape, np.dtype(facts.dtype), graph.batch)
     with progress.stage("measuring"):
         figures = evaluate_artifact(task, graph, job.artifact, settings)
     write_whole(settings.folder / "evaluation.json", json.dumps(figures, indent=2) + "\n")
     _say(json.dumps(figures, indent=2))
 
 
-def _check_artifact(path: Path) -> None:
-    """Refuse what is no model before anything takes time."""
-    if not path.is_file():
-        raise ConfigError(f"artifact={path}: no such file; expected an ONNX file")
-    try:
-        is_model = onnx.load(path, load_external_data=False).ir_version > 0
-    except DecodeError:
-        is_model = False
-    if not is_model:
-        raise ConfigError(f"artifact={path}: expected an ONNX file; this is something else")
-
-
 def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settings) -> dict[str, object]:
-    """Any file beside the FP32 file, in the words of result.json: both on the report set, timed in the same rounds."""
+    """Any file beside the FP32 file, in the words of result.json: both on the report set, timed in the same rounds.
+
+    Raises:
+        ConfigError: the runtime does not run the file, or it gives something else than the FP32 file does.
+    """
     components, patience = settings.components, settings.trial.reconnect_seconds
     with open_device(components.target, torch.get_num_threads(), patience=patience) as device:
         evaluator = Evaluator.prepare(task, components.metric, graph, device, settings.folder / "cache")
         evaluator.keep_reference(graph, "report")
+        check_export(task, "report", evaluator.reference["report"])
         reference = evaluator.reference_statistics("report")
-        statistics = np.asarray(evaluator.statistics(path, "report", 0, len(reference)))
+        statistics = np.asarray(evaluator.score(artifact_outputs(evaluator, path), "report", 0, len(reference)))
         baseline, found = _evaluated(evaluator, settings, [(graph.path, reference), (path, statistics)])
         on_host = host_accuracy(evaluator, components.target, graph, path, "report")
         environment = device.environment()
@@ -211,6 +209,25 @@ def evaluate_artifact(task: Task, graph: BaseGraph, path: Path, settings: Settin
         "device": environment["device"],
         "environment": environment,
     }
+
+
+def artifact_outputs(evaluator: Evaluator, path: Path) -> NDArray[Any]:
+    """What a file from elsewhere gives for the report set, of which the evaluator has FP32's outputs.
+
+    Raises:
+        ConfigError: the runtime does not run it, or its outputs are not finite or of another form.
+    """
+    expected = evaluator.reference["report"]
+    try:
+        outputs = evaluator.outputs(path, "report", 0, len(expected))
+    except RuntimeCrashError as error:
+        raise ConfigError(f"artifact={path}: the runtime cannot run it: {error}") from error
+    if outputs.shape != expected.shape or outputs.dtype != expected.dtype:
+        ends = [f"{part.dtype} of shape {part.shape}" for part in (outputs, expected)]
+        raise ConfigError(f"artifact={path}: it gives {ends[0]}; expected {ends[1]}, as the configured model does")
+    if not np.isfinite(outputs).all():
+        raise ConfigError(f"artifact={path}: it gives NaN or infinity on the report set; expected finite outputs")
+    return outputs
 
 
 def _evaluated(evaluator: Evaluator, settings: Settings, files: Sequence[tuple[Path, Statistics]]) -> list[Final]:

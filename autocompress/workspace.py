@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import torch
 
 from autocompress.accuracy.evaluation import Evaluator
+from autocompress.accuracy.export_check import check_export
 from autocompress.building.preparation import prepare
 from autocompress.building.twin import verify_groups
 from autocompress.choices.space import SearchSpace, build_space
 from autocompress.choices.worthwhile import Uses, worthwhile
 from autocompress.components import Components, Metric
 from autocompress.display.progress import Progress
-from autocompress.errors import ConfigError
+from autocompress.errors import ConfigError, DataError
 from autocompress.held_folder import held_folder
 from autocompress.inputs.cache import cache_folder
 from autocompress.measuring.device import Device, open_device
@@ -96,6 +97,8 @@ def _prepared(task: Task, settings: Settings, device: Device, storage: Storage |
     settings = dataclasses.replace(settings, components=with_narrow_weights(settings.components, saturating))
     with progress.stage("calibration"):
         bench = _bench(task, graph, groups, device, used, settings)
+        bench.evaluator.keep_reference(graph, "calibration")
+        check_export(task, "calibration", bench.evaluator.reference["calibration"])
         space = _space(bench, settings)
         bench.calibration.observe()
     identity = _identity(task, graph, device, settings)
@@ -133,7 +136,10 @@ def _part(
 def _check_labels(task: Task, metric: Metric) -> None:
     if metric.class_scores and not metric.against_reference:
         with torch.no_grad():
-            check_labels(task, task.model(task.example_input[:1]).flatten(1).shape[1])
+            outputs = task.model(task.example_input[:1])
+        if outputs.ndim < 2:
+            raise DataError(f"metric {metric.name}: the model gives one number for each example; expected scores of classes")
+        check_labels(task, outputs.flatten(1).shape[1])
 
 
 def _groups(task: Task, graph: BaseGraph, settings: Settings) -> ChannelGroups:

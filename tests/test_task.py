@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress import Task
-from autocompress.errors import DataError
+from autocompress.errors import DataError, ModelError
 from autocompress.task import Examples, check_labels
 
 
@@ -159,3 +159,40 @@ def test_digest_follows_data_and_metric_but_not_the_batches() -> None:
     changed[0][1][0] = 2
     others = [make(metric="top5"), make(search=batches(10, 3)), make(search=changed), make(calibration=batches(8, 9))]
     assert len({task.digest() for task in [make(), *others]}) == 1 + len(others)
+
+
+def test_what_numpy_lacks_becomes_float32() -> None:
+    halves = [(inputs.bfloat16().requires_grad_(), targets) for inputs, targets in batches(8, 0)]
+    task = make(example_input=torch.zeros(1, 3, dtype=torch.bfloat16), calibration=halves)
+    assert task.example_input.dtype == torch.float32
+    assert task.sets["calibration"].inputs.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("example", "problem"),
+    [
+        (torch.tensor(1.0), r"shape \(\); expected one input batch"),
+        (torch.zeros(0, 3), r"shape \(0, 3\); expected one input batch"),
+        ("words", "str is no tensor of numbers"),
+        ([[1.0, 2.0], [3.0]], "list is no tensor of numbers"),
+        (torch.zeros(1, 3, dtype=torch.complex64), "complex numbers"),
+        (torch.zeros(1, 3, device="meta"), "Tensor is no tensor of numbers"),
+    ],
+    ids=["no axis", "empty", "text", "ragged", "complex", "meta"],
+)
+def test_an_example_that_is_no_batch_of_numbers_is_refused(example: Any, problem: str) -> None:
+    with pytest.raises(DataError, match=rf"task\.example_input: {problem}") as error:
+        make(example_input=example)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_targets_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(DataError, match=r"task\.report: targets contain NaN or infinity"):
+        make(report=[(torch.zeros(2, 3), torch.tensor([1.0, value]))])
+
+
+def test_a_model_without_finite_float32_weights_is_refused() -> None:
+    for model in (nn.Linear(3, 3).half(), nn.Linear(3, 3, device="meta"), "resnet18"):
+        with pytest.raises(ModelError):
+            make(model=model)

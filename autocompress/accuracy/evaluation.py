@@ -16,7 +16,7 @@ from autocompress.accuracy.guarded_metric import GuardedMetric
 from autocompress.accuracy.intervals import Statistics
 from autocompress.components import Metric
 from autocompress.disk import write_array
-from autocompress.errors import CheckError, DataError, DisturbedError
+from autocompress.errors import CheckError, DataError, DisturbedError, RuntimeCrashError
 from autocompress.measuring.device import Device
 from autocompress.network.graph import BaseGraph
 from autocompress.task import Task
@@ -77,12 +77,17 @@ class Evaluator:
                 )
 
     def keep_reference(self, graph: BaseGraph, name: str) -> None:
-        """Compute the FP32 file's outputs on a set.
+        """Compute the FP32 file's outputs on a set, once.
 
         Raises:
-            DataError: an output is not finite.
+            DataError: the file does not run on it, or an output is not finite.
         """
-        outputs = self.outputs(graph.path, name, 0, len(self.targets[name]))
+        if name in self.reference:
+            return
+        try:
+            outputs = self.outputs(graph.path, name, 0, len(self.targets[name]))
+        except RuntimeCrashError as error:
+            raise DataError(f"task.{name}: the FP32 model does not run on it: {error}") from error
         if not np.isfinite(outputs).all():
             raise DataError(f"task.{name}: the FP32 model gives NaN or infinity; expected finite outputs on every example")
         self.reference[name] = outputs

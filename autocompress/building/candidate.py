@@ -18,7 +18,7 @@ from autocompress.building.lowering import lower
 from autocompress.components import Capabilities, CompressedLayer, QuantizedTensor
 from autocompress.errors import PolicyError
 from autocompress.network.graph import BaseGraph, Layer, save
-from autocompress.network.placement import place
+from autocompress.network.placement import check_decisions, place
 from autocompress.plain import from_plain
 from autocompress.policy import Activation, LayerPolicy, Policy
 from autocompress.record import LayerRow
@@ -170,6 +170,30 @@ def _loaded(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Compr
         ranges={name: Range(*values) for name, values in ranges.items()},
         kept={key.removeprefix("kept:"): tensor for key, tensor in tensors.items() if key.startswith("kept:")},
     )
+
+
+def check_state(graph: BaseGraph, policy: Policy, compressed: CompressedModel, capabilities: Capabilities) -> None:
+    """Refuse decisions that the tensors were not made for, as after a policy was edited.
+
+    Raises:
+        PolicyError: it names what the model does not have or the target cannot compute, or what the state has no tensors for.
+    """
+    check_decisions(graph, policy, capabilities)
+    coded = {name for name, layer in compressed.layers.items() if isinstance(layer.weight, QuantizedTensor)}
+    grids = set(place(graph, policy, capabilities).quantized.values())
+    parts = {
+        "codes of the layers": ({name for name, layer in policy.layers.items() if layer.quantizer}, coded),
+        "weights of the layers": (coded | {name for name, layer in policy.layers.items() if layer.prunes}, compressed.layers),
+        "channels of the groups": ({name for name, group in policy.channels.items() if group.prunes}, compressed.kept),
+        "ranges of the tensors": (grids, compressed.ranges),
+        "layers of the model": ({*policy.layers, *compressed.layers}, graph.layers),
+    }
+    for what, (asked, there) in parts.items():
+        if missing := sorted(set(asked) - set(there)):
+            raise PolicyError(
+                f"policy: no {what} {', '.join(missing[:3])}: it is not what the state was saved with; to try other decisions, "
+                "search with search.seeds=[PATH]"
+            )
 
 
 def _loaded_layer(name: str, tensors: Mapping[str, Tensor], axes: Mapping[str, tuple[int, int, int | None]]) -> CompressedLayer:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from autocompress.bounds import check_seed
 from autocompress.errors import ConfigError, DataError
 from autocompress.inputs.factories import call_factory
 from autocompress.inputs.images import ImageFolder, ImageSettings, check_image_settings, open_image_folder, to_input
@@ -217,6 +218,7 @@ def _stack(name: str, inputs: Sequence[NDArray[Any]]) -> NDArray[np.generic]:
 
 
 def _check_sizes(settings: DataSettings) -> None:
+    check_seed("data", settings.seed)
     for name, least in (("calibration", 1), ("search", 1), ("report", 1), ("train", 0)):
         size = getattr(settings, f"{name}_size")
         if size < least and size != REST:

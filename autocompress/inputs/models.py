@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from autocompress.bounds import check_seed
 from autocompress.errors import ConfigError, ModelError
 from autocompress.inputs.factories import call_factory
 
@@ -52,6 +53,7 @@ def build_model(settings: ModelSettings) -> nn.Module:
         ConfigError: not exactly one of torchvision and factory, or the factory cannot be called as configured.
         ModelError: an unknown torchvision name or weights, weights that cannot be read, or that do not fit.
     """
+    check_seed("model", settings.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = _construct(settings)

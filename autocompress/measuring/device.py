@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autocompress.bounds import check_positive
 from autocompress.budget import NO_LIMITS, Budget, Energy, Footprint, Latency
 from autocompress.components import Target
 from autocompress.disk import UNWRITABLE, unwritable
@@ -56,6 +57,8 @@ class TimingSettings:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ConfigError(f"timing.batch={self.batch}: expected at least 1")
+        check_positive("timing", self, "seconds")
+        check_positive("timing", self, "precision", zero=True)
 
 
 class Device:

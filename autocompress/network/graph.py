@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -181,9 +181,11 @@ def export(model: torch.nn.Module, example_input: torch.Tensor, path: Path) -> B
     The batch axis is left open when the model allows it.
 
     Raises:
-        ExportError: the model does not export; names the operator when the exporter does.
+        ExportError: the model fails, gives something else than one tensor with an entry for each example, or does not export;
+            names the operator when the exporter does.
     """
-    exported, batch = _export_any_batch(model.eval(), example_input)
+    _check_forward(model.eval(), example_input[:1])
+    exported, batch = _export_any_batch(model, example_input)
     _check_ends(model, exported)
     _name_transposed(model, exported)
     normalize(exported)
@@ -191,6 +193,25 @@ def export(model: torch.nn.Module, example_input: torch.Tensor, path: Path) -> B
     _rename(exported)
     save(exported, path)
     return read(path, exported, batch)
+
+
+def _check_forward(model: torch.nn.Module, example: torch.Tensor) -> None:
+    who, shape = f"model {type(model).__name__}", tuple(example.shape)
+    try:
+        with torch.no_grad():
+            given = model(example.clone())
+    except Exception as error:
+        raise ExportError(f"{who} fails on an input of shape {shape}: {_first_line(error)}") from error
+    if not isinstance(given, torch.Tensor):
+        kind = f"{type(given).__name__} with {len(given)} entries" if isinstance(given, Sized) else type(given).__name__
+        raise ExportError(f"{who} gives a {kind}; expected one tensor: wrap it in a module that takes and returns one tensor")
+    if not given.ndim or len(given) != 1:
+        raise ExportError(f"{who} gives shape {tuple(given.shape)} for one example; expected (1, ...)")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:1])}"
 
 
 def _export_any_batch(model: torch.nn.Module, example: torch.Tensor) -> tuple[ir.Model, int | None]:
@@ -241,8 +262,7 @@ def _export_message(model: torch.nn.Module, error: Exception) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     operator = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", str(cause))
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    reason = f"operator {operator[1]} has no ONNX form" if operator else f"{type(cause).__name__}: {' '.join(lines[:1])}"
+    reason = f"operator {operator[1]} has no ONNX form" if operator else _first_line(cause)
     return (
         f"model {type(model).__name__} does not export to ONNX opset {OPSET}: {reason}; "
         "try torch.onnx.export(model, (example,), dynamo=True) for the full report"

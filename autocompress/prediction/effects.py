@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from autocompress.bounds import check_positive
 from autocompress.choices.space import OBSERVERS, SearchSpace
 from autocompress.display.progress import Progress
-from autocompress.errors import AutocompressError, ConfigError, UnreachableError
+from autocompress.errors import AutocompressError, UnreachableError
 from autocompress.plain import from_plain
 from autocompress.policy import Policy
 from autocompress.prediction.attempts import attempt
@@ -40,9 +41,7 @@ class SensitivitySettings:
     seconds: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("images", "seconds"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"sensitivity.{name}={getattr(self, name)}: expected more than 0")
+        check_positive("sensitivity", self, "images", "seconds")
 
 
 class Journal:

@@ -22,10 +22,11 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
+from autocompress.bounds import check_positive
 from autocompress.building.candidate import build
 from autocompress.components import Capabilities, Components, CompressedLayer, Observer, Target
 from autocompress.display.progress import Progress
-from autocompress.errors import AutocompressError, ConfigError
+from autocompress.errors import AutocompressError
 from autocompress.measuring.device import Device, TimingSettings
 from autocompress.measuring.lease import lease
 from autocompress.network.graph import BaseGraph, Layer, export, save
@@ -71,8 +72,7 @@ class ProbeSettings:
     seconds: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.seconds <= 0:
-            raise ConfigError(f"probe.seconds={self.seconds}: expected more than 0")
+        check_positive("probe", self, "seconds")
 
 
 @dataclass

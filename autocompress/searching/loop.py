@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from autocompress.accuracy.intervals import Statistics
 from autocompress.accuracy.racing import Rival
+from autocompress.bounds import check_positive, check_seed
 from autocompress.budget import Budget
 from autocompress.choices.space import SearchSpace
 from autocompress.display.progress import Progress
@@ -83,6 +84,8 @@ class SearchSettings:
         if self.trial_timeout is not None and not 0 < self.trial_timeout <= LONGEST_SECONDS:
             given = f"search.trial_timeout={self.trial_timeout:g}"
             raise ConfigError(f"{given}: expected more than 0 and at most {LONGEST_SECONDS:g} seconds, or null for no limit")
+        check_positive("search", self, "timeout", "recoverable_drop", zero=True)
+        check_seed("search", self.seed)
         if self.keep not in KEEP:
             raise ConfigError(f"search.keep='{self.keep}': expected one of {', '.join(KEEP)}")
         if self.start not in STARTS:

@@ -14,6 +14,7 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.engine import URL
 
+from autocompress.bounds import check_positive
 from autocompress.errors import ConfigError, StorageError
 from autocompress.masking import MASK, masked
 
@@ -58,9 +59,7 @@ class StudySettings:
     wait_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        for name in ("heartbeat_seconds", "wait_seconds"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"study.{name}={getattr(self, name)}: expected more than 0")
+        check_positive("study", self, "heartbeat_seconds", "wait_seconds")
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,12 @@ def _covariance(total: Tensor, square: Tensor, count: int) -> Tensor:
     return square / count - mean[:, :, None] * mean[:, None, :]
 
 
+def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Without what no grid has: attention is masked with minus infinity, which its softmax reads as any low number."""
+    kept = np.isfinite(values)
+    return values if kept.all() else values[kept]
+
+
 class Calibration:
     """Statistics of one task on one base graph; implements `StatsSource`."""
 
@@ -190,10 +196,11 @@ class Calibration:
         }
         moments: dict[str, _Moments] = {}
         for batch, values in enumerate(self._activations(names)):
+            seen = {name: _read_only(_finite(values[name])) for name in names}
             for which, watching in observers.items():
                 with calling(configured[which], "update"):
                     for name, observer in watching.items():
-                        observer.update(_read_only(values[name]))
+                        observer.update(seen[name])
             for layer in self._graph.layers.values():
                 if layer.kind != EMBEDDING:
                     self._add_moments(moments, layer, values[layer.input], batch)

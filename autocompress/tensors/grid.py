@@ -159,6 +159,10 @@ class Grid:
 
 
 def positive_scale(scale: Tensor) -> Tensor:
-    """Give a row without weights the mean scale, (rows, 1): its bias, stored in units of the scale, must stay in range."""
+    """Give a row without weights the mean scale, (rows, 1): its bias, stored in units of the scale, must stay in range.
+
+    Where that is less than a normal float32, in which it is stored, there are no weights to speak of: 1.
+    """
     typical = scale.mean()
-    return scale.where(scale > VANISHING * typical, typical.where(typical > 0, 1.0))
+    used = scale.where(scale > VANISHING * typical, typical)
+    return used.where(used >= torch.finfo(torch.float32).tiny, 1.0)

@@ -18,6 +18,7 @@ from autocompress.accuracy.evaluation import Evaluator
 from autocompress.accuracy.intervals import Statistics, paired_drop
 from autocompress.accuracy.racing import Rival, find_defeat
 from autocompress.artifact import Artifact
+from autocompress.bounds import check_positive
 from autocompress.budget import Budget, Latency, Measurement
 from autocompress.building.candidate import Candidate, build, layer_rows, placement_warnings
 from autocompress.building.recovery import Recoverable
@@ -59,6 +60,9 @@ class TrialSettings:
     def __post_init__(self) -> None:
         if self.load_processes < 1:
             raise ConfigError(f"trial.load_processes={self.load_processes}: expected at least 1")
+        check_positive("trial", self, "minimum_subset", "check_images", "reconnect_seconds")
+        if not all(0 < share <= 1 for share in self.subsets):
+            raise ConfigError(f"trial.subsets={self.subsets}: expected shares of the search set, above 0 and at most 1")
 
 
 SPREAD_RESAMPLES = 200

@@ -13,7 +13,15 @@ from autocompress_plugins.mean_rounding import MeanRounding
 from safetensors.torch import save_file
 
 from autocompress.artifact import sha256_of
-from autocompress.building.candidate import Candidate, build, layer_rows, load_state, placement_warnings, save_state
+from autocompress.building.candidate import (
+    Candidate,
+    build,
+    check_state,
+    layer_rows,
+    load_state,
+    placement_warnings,
+    save_state,
+)
 from autocompress.components import QuantizedTensor
 from autocompress.errors import PolicyError
 from autocompress.measuring.device import Device
@@ -265,3 +273,28 @@ def test_rows_of_a_policy_that_leaves_layers_alone(tiny: Tiny, build_tiny: Build
     assert rows["stem.0"].stored_bytes == 4 * 144
     assert rows["inner.0"].stored_bytes == 4 * 16 * 16 * 9
     assert rows["inner.0"].parameters == 32 * 16 * 9
+
+
+EDITED = {
+    "quantizes another layer": (Policy({**MIXED.layers, "pointwise": INT8}), "no codes of the layers pointwise"),
+    "prunes another layer": (
+        Policy({**MIXED.layers, "pointwise": LayerPolicy(pruner="sparse", sparsity=0.5)}),
+        "no weights of the layers pointwise",
+    ),
+    "keeps a layer": (Policy({"stem.0": INT8}), ""),
+    "cuts channels": (Policy(MIXED.layers, {"pointwise": HALF}), "no channels of the groups pointwise"),
+    "names a layer that is not there": (Policy({**MIXED.layers, "neck": LayerPolicy()}), "no layers of the model neck"),
+    "asks what the target cannot": (replace(MIXED, ops={"n99": "integer"}), "policy: operator n99: this target offers"),
+    "rounds another tensor": (replace(MIXED, tensors={"output": 8}), "no ranges of the tensors output"),
+}
+
+
+@pytest.mark.parametrize(("edited", "words"), EDITED.values(), ids=EDITED)
+def test_a_policy_that_the_state_was_not_made_for_is_refused(
+    tiny: Tiny, database: LayerDatabase, edited: Policy, words: str
+) -> None:
+    capabilities, compressed = tiny.components.target.capabilities(), database.compress(MIXED)
+    check_state(tiny.graph, MIXED, compressed, capabilities)
+    if words:
+        with pytest.raises(PolicyError, match=words):
+            check_state(tiny.graph, edited, compressed, capabilities)

@@ -373,8 +373,8 @@ class TwoOutputs(nn.Module):
     ("model", "message"),
     [
         (NoOnnxForm(), "model NoOnnxForm does not export to ONNX opset 21: operator prims.bessel_j0 has no ONNX form; "),
-        (Broken(), "model Broken does not export to ONNX opset 21: ValueError: seven is not eight; "),
-        (TwoOutputs(), "model TwoOutputs has 1 input and 2 output tensors; expected one of each"),
+        (Broken(), "model Broken fails on an input of shape (1, 1, 8, 8): ValueError: seven is not eight"),
+        (TwoOutputs(), "model TwoOutputs gives a tuple with 2 entries; expected one tensor: wrap it"),
     ],
     ids=lambda value: type(value).__name__,
 )

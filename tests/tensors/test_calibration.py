@@ -502,3 +502,29 @@ def test_statistics_of_an_embedding(tiny: Tiny, tmp_path: Path) -> None:
     with torch.no_grad():
         pooled = task.model.get_submodule("tokens")(ids[:20]).mean(1)
     torch.testing.assert_close(head.input_mean[0], pooled.mean(0))
+
+
+class Masked(nn.Module):
+    """Attention over eight places, four of which are masked with minus infinity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores, self.head = nn.Linear(64, 8), nn.Linear(8, 3)
+        self.register_buffer("mask", torch.tensor([0.0, float("-inf")]).repeat(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.head((self.scores(x.flatten(1)) + self.mask).softmax(1))
+        return outputs
+
+
+def test_what_is_infinite_has_no_part_in_a_range(tiny: Tiny, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    parts = [[(torch.randn(40, 1, 8, 8), torch.arange(40) % 3)] for _ in range(3)]
+    task = Task(Masked(), torch.zeros(1, 1, 8, 8), *parts)
+    graph = export(task.model, task.example_input, tmp_path / "fp32.onnx")
+    calibration = Calibration(task, graph, tiny.components, tmp_path)
+    scores = task.model.scores(torch.from_numpy(task.sets["calibration"].inputs).flatten(1)).detach()[:, ::2]
+    found = [grid for grid in calibration.ranges.values() if grid.zero_point]
+    ends = [(-grid.zero_point * grid.scale, (255 - grid.zero_point) * grid.scale) for grid in found]
+    assert np.isfinite(ends).all()
+    assert any(np.allclose(end, (float(scores.min()), float(scores.max())), atol=0.03) for end in ends)

@@ -137,3 +137,9 @@ def test_a_row_without_weights_takes_the_mean_scale() -> None:
 def test_widths_that_int8_cannot_store_are_refused(widths: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match=r"^quantizer\.mine"):
         check_bits("quantizer.mine", *widths)
+
+
+def test_weights_too_small_for_a_float32_scale_have_the_scale_one() -> None:
+    """Less than the smallest normal number, and less than a 127th of the smallest number at all."""
+    scale = positive_scale(torch.tensor([[1e-39], [2**-149 / 127], [0.0]], dtype=torch.float64))
+    assert scale.flatten().tolist() == [1.0, 1.0, 1.0]
