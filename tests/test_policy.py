@@ -177,3 +177,9 @@ def test_widths_are_those_of_the_types_in_a_file() -> None:
     """A float32 has 32 bits; kernels compute with bytes, and what is rounded more finely has two of them."""
     assert (INTEGER_BITS, FLOAT_BITS) == (8, 32)
     assert TENSOR_BITS == (8, 16, 32)
+
+
+def test_what_removes_channels() -> None:
+    assert not ChannelPolicy().prunes
+    assert ChannelPolicy("importance", 0.5).prunes
+    assert ChannelPolicy("importance", threshold=0.1).prunes
