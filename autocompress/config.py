@@ -17,7 +17,9 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -236,6 +238,14 @@ def _mask_written(config: HydraConf) -> None:
         mask_files(Path(config.runtime.output_dir, config.output_subdir))
     if config.mode == RunMode.MULTIRUN and config.job.num == 0:
         mask_files(Path(config.sweep.dir))
+
+
+class Masking(Callback):
+    """Hydra prints what a job that failed was told."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Called before that."""
+        job_return.overrides = masked_values(job_return.overrides)
 
 
 def _label(config: HydraConf) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from autocompress import ChannelPolicy, LayerPolicy, Policy
 from autocompress.errors import PolicyError
-from autocompress.policy import SavedPolicy, load_policy, load_saved_policy
+from autocompress.policy import FLOAT_BITS, INTEGER_BITS, TENSOR_BITS, SavedPolicy, load_policy, load_saved_policy
 
 POLICY = Policy(
     # names that YAML would read as a number, a truth value and nothing, were they not quoted
@@ -192,3 +192,15 @@ def test_policy_without_hashes_is_no_result(tmp_path: Path) -> None:
     assert load_policy(path) == Policy()
     with pytest.raises(PolicyError, match=r"no state_sha256, artifact_sha256: expected a policy\.yaml that a search saved"):
         load_saved_policy(path)
+
+
+def test_widths_are_those_of_the_types_in_a_file() -> None:
+    """A float32 has 32 bits; kernels compute with bytes, and what is rounded more finely has two of them."""
+    assert (INTEGER_BITS, FLOAT_BITS) == (8, 32)
+    assert TENSOR_BITS == (8, 16, 32)
+
+
+def test_what_removes_channels() -> None:
+    assert not ChannelPolicy().prunes
+    assert ChannelPolicy("importance", 0.5).prunes
+    assert ChannelPolicy("importance", threshold=0.1).prunes

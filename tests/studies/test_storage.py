@@ -15,6 +15,7 @@ from optuna.exceptions import StorageInternalError
 
 import autocompress.studies.storage
 from autocompress.errors import ConfigError, StorageError
+from autocompress.studies import storage
 from autocompress.studies.storage import StudySettings, existing_storage, opened_storage
 
 
@@ -52,6 +53,13 @@ def test_a_database_that_does_not_answer_is_named_without_its_password(tmp_path:
             opened_storage(StudySettings(f"postgresql://me:secret@127.0.0.1:{port}/db"), tmp_path).__enter__()
     assert f"study.storage=postgresql://me:***@127.0.0.1:{port}/db" in str(raised.value)
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("address", ["postgresql://me:***@host/db", "postgresql://me@host/db?password=***"])
+def test_a_masked_password_is_none(address: str) -> None:
+    """As in a saved study: libpq finds the right one elsewhere."""
+    url = storage._url(address)
+    assert (url.password, url.query, url.username) == (None, {}, "me")
 
 
 def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
