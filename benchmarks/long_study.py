@@ -91,6 +91,7 @@ def seconds_of_trials(objective: Objective, trials: int) -> Sequence[tuple[float
     ends = [(time.perf_counter(), time.process_time())]
     with tempfile.TemporaryDirectory() as name:
         bench: Any = SimpleNamespace(
+            trial_timeout=None,
             graph=None,
             components=SimpleNamespace(slow_recoveries=[], metric=Accuracy(), target=OnnxRuntime()),
             evaluator=SimpleNamespace(folder=Path(name)),

@@ -393,7 +393,10 @@ def test_a_trial_that_raises_and_one_that_is_stopped(tiny_task: Task, tmp_path: 
     written = json.loads((tmp_path / "result.json").read_text())
     assert [(record.state, record.reason) for record in result.records] == [
         ("complete", ""),
-        ("failed", "ValueError: not today"),
+        (
+            "failed",
+            "PluginError: quantizer 'moody': quantize layer stem.0: ValueError: not today (stranger_mine_module.py, line 17)",
+        ),
     ]
     assert written["trials"] == {"complete": 1, "pruned": 0, "failed": 1}
     assert written["status"] == result.status == "interrupted"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from autocompress.disk import is_unwritable, write_array
+from autocompress.array_file import write_array
+from autocompress.disk import is_unwritable
 from autocompress.whole_file import begun_folder, put_in_place, write_whole
 
 

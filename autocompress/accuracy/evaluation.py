@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from autocompress.accuracy.distance import output_divergence
 from autocompress.accuracy.guarded_metric import GuardedMetric
 from autocompress.accuracy.intervals import Statistics
+from autocompress.array_file import write_array
 from autocompress.components import Metric
-from autocompress.disk import write_array
 from autocompress.errors import CheckError, DataError, DisturbedError, RuntimeCrashError
 from autocompress.measuring.device import Device
 from autocompress.network.graph import BaseGraph

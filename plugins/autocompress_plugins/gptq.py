@@ -186,7 +186,7 @@ class _Problem:
 
     def scale(self, found: _Solution) -> Tensor:
         """In the weight's unit, (channels, 1)."""
-        return (found.scale * self.unit).reshape(-1, 1)
+        return positive_scale((found.scale * self.unit).reshape(-1, 1))
 
     def covering(self, levels: Tensor) -> Tensor:
         """The least scale for which no weight lies outside the levels."""

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -119,11 +120,11 @@ def _fields(component: type) -> tuple[str, ...]:
     return tuple(getattr(component, "__dataclass_fields__", {}))
 
 
-@cache
 def hydra() -> None:
-    """Started once for all inputs, which makes them several times as fast."""
-    register(registry())
-    initialize_config_module(CONFIG_MODULE, version_base="1.3")
+    """Started once for many inputs, which makes them several times as fast, unless somebody else ended it."""
+    if not GlobalHydra.instance().is_initialized():
+        register(registry())
+        initialize_config_module(CONFIG_MODULE, version_base="1.3")
 
 
 def read(data: bytes) -> None:

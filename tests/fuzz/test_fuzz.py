@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
 from autocompress.errors import AutocompressError
 from tests.fuzz.found import FOUND
@@ -20,6 +22,13 @@ INPUTS = {"overrides": 8, "checkpoint": 40, "images": 40, "plugins": 40, "policy
 """Slower readers get fewer."""
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def hydra_ends() -> Iterator[None]:
+    """The reader of overrides leaves Hydra running for the next input."""
+    yield
+    GlobalHydra.instance().clear()
 
 
 def is_read_or_refused(name: str, data: bytes) -> bool:
