@@ -1,6 +1,7 @@
 # make demo   set everything up and run the main job on the embedded default, scikit-learn's digits
 # make test   set everything up and run every check that CI runs
 # make test-slow  only the tests that make test leaves out: torchvision's classifiers, a killed worker, several minutes
+# make coverage  the tests of make test, and which lines they run
 # make lint   only the checks that run no test; the documentation builds without a warning
 # make audit  known vulnerabilities of the locked packages, asked of an online database
 # make lock   bring requirements/test.txt in line with pyproject.toml, with hashes; UPGRADE=1: the newest versions
@@ -23,7 +24,7 @@ LOCK := requirements/test.txt
 STAMP := $(VENV)/.autocompress
 SUPPORTED = import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
-.PHONY: demo test test-slow lint audit lock docs venv install install-test clean
+.PHONY: demo test coverage test-slow lint audit lock docs venv install install-test clean
 
 demo: install
 	$(BIN)/autocompress search +experiment=digits
@@ -35,6 +36,10 @@ demo: install
 test: lint
 	$(BIN)/pytest -n auto -m "not slow and not benchmark and not timing" $(PYTEST_ARGS)
 	$(BIN)/pytest -m timing $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: PYTEST_ARGS selects none of them
+
+coverage: install-test
+	$(BIN)/pytest -n auto -m "not benchmark and not timing and not slow" --cov --cov-report= $(PYTEST_ARGS)
+	$(BIN)/coverage report --skip-covered --sort=cover
 
 test-slow: install-test
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
