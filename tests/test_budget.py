@@ -151,3 +151,13 @@ def test_resolution_is_the_end_of_the_interval_that_is_further_from_one() -> Non
 def test_a_machine_that_wandered_is_warned_of() -> None:
     assert LATENCY.warnings == ()
     assert replace(LATENCY, wander=0.07).warnings == ("the machine's speed wandered by 7% while latency was timed",)
+
+
+def test_figures_that_are_left_out_say_that_nothing_was_measured() -> None:
+    """Those of a latency: one opening, and the median of what was timed."""
+    assert (Measurement().images, LATENCY.openings, LATENCY.percentile) == (0, 1, 50.0)
+
+
+def test_a_footprint_gives_the_figures_that_limits_are_for() -> None:
+    footprint = Footprint(4000, 50_000, 20.0, 15.0, 3.0)
+    assert Measurement(**footprint.figures) == Measurement(memory_bytes=4000, load_ms=20.0, footprint=footprint)

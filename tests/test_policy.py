@@ -204,3 +204,15 @@ def test_what_removes_channels() -> None:
     assert not ChannelPolicy().prunes
     assert ChannelPolicy("importance", 0.5).prunes
     assert ChannelPolicy("importance", threshold=0.1).prunes
+
+
+def test_the_ends_of_what_is_possible_are_possible() -> None:
+    everything = LayerPolicy("binary", 1, "sparse", 1.0)
+    assert (everything.bits, everything.sparsity) == (1, 1.0)
+    assert ChannelPolicy("sparse", 1.0).sparsity == 1.0
+
+
+def test_hashes_stand_above_the_decisions(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    SAVED.save(path)
+    assert path.read_text(encoding="utf-8").splitlines()[0].startswith("model: ")
