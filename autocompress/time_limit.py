@@ -58,6 +58,7 @@ def within(seconds: float | None, work: Callable[[], Answer]) -> Answer:
     if seconds is None:
         return work()
     handler, start = signal.signal(signal.SIGALRM, _time_up), time.monotonic()
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})  # whoever did not want to hear it
     delay, interval = _armed(seconds)
     try:
         try:
@@ -68,6 +69,7 @@ def within(seconds: float | None, work: Callable[[], Answer]) -> Answer:
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         if delay and handler is _time_up:
             _armed(delay)
         elif delay:

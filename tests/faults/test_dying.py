@@ -251,6 +251,16 @@ def test_a_limit_outside_of_another_one_waits() -> None:
         within(5.0, lambda: within(0.1, lambda: time.sleep(5)))
 
 
+def test_a_limit_is_kept_where_the_signal_was_blocked() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    try:
+        with pytest.raises(TimeUpError):
+            within(0.1, lambda: time.sleep(5))
+        assert signal.SIGALRM in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def test_a_timer_of_others_goes_on() -> None:
     fired: list[int] = []
     handler = signal.signal(signal.SIGALRM, lambda *_: fired.append(1))
