@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -17,6 +16,7 @@ from autocompress.commands.completion import answered
 from autocompress.commands.help_cache import print_help
 from autocompress.disk import is_unwritable
 from autocompress.errors import AutocompressError, ConfigError
+from autocompress.interruption import listen
 from autocompress.masking import masked
 from autocompress.suggestion import nearest
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if not arguments or arguments[0] in {"help", "--help", "-h", "--version"}:
         sys.stdout.write(f"{_version()}\n" if arguments == ["--version"] else OVERVIEW)
         sys.exit(0)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    listen()
     sys.excepthook = _traceback
     verb, rest = _split(arguments)
     if verb in JOBS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import autocompress.tensors.calibration
+from autocompress import interruption
 from autocompress.accuracy.evaluation import Evaluator
 from autocompress.budget import NO_LIMITS, Budget, Footprint, Latency, Measurement
 from autocompress.building.candidate import Candidate, build
@@ -84,6 +86,16 @@ def make_task(model: nn.Module, images: Tensor, labels: Tensor) -> Task:
         return [(images[start:stop], labels[start:stop])]
 
     return Task(copy.deepcopy(model), images[:1], part(0, 128), part(897, 1297), part(1297, 1797), name="tiny")
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Whoever listens to signals stops after the test."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    interruption.answered()
+    for number, handler in kept.items():
+        signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

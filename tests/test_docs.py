@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import tomllib
@@ -100,16 +99,15 @@ def page_of(name: str) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_signals: None) -> Iterator[Path]:
     """Where a page's blocks run, with light searches."""
-    handler, composed = signal.getsignal(signal.SIGTERM), autocompress.config.compose_settings
+    composed = autocompress.config.compose_settings
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(
         autocompress.config, "compose_settings", lambda overrides, registry: composed([*overrides, *LIGHT], registry)
     )
     yield tmp_path
-    signal.signal(signal.SIGTERM, handler)
     GlobalHydra.instance().clear()
     for module in [name for name, found in sys.modules.items() if str(tmp_path) in str(getattr(found, "__file__", ""))]:
         del sys.modules[module]

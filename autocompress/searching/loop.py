@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autocompress import interruption
 from autocompress.accuracy.intervals import Statistics
 from autocompress.accuracy.racing import Rival
 from autocompress.bounds import check_positive, check_seed
@@ -195,6 +196,7 @@ class _Turns:
 
     def take(self) -> None:
         """One trial; or some waiting, when those that other processes are at may be enough."""
+        interruption.check()
         if self._history.count + self._study.running >= self._run.settings.trials:
             self._wait()
         else:
@@ -257,6 +259,7 @@ class _Turns:
 
     def interrupted(self) -> Outcome:
         """The user ended it."""
+        interruption.answered()
         self.stopped()
         self._history = History(self._run.goal.objective, self._study.records())  # whatever was being told just then
         return self.outcome(self._ending.stopped(self._history), interrupted=True)
