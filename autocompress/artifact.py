@@ -44,7 +44,4 @@ class Artifact:
             DisturbedError: something else removed or changed the file.
         """
         if not self.is_intact:
-            raise DisturbedError(
-                f"{self.path}: something else removed or changed this file while it was in use; finished trials are kept; the "
-                "same command makes it again"
-            )
+            raise DisturbedError(self.path)

@@ -8,6 +8,7 @@ A message says who, where, what was given, what was expected and what to do.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from autocompress.suggestion import closest
 
@@ -79,7 +80,17 @@ class ConnectionLostError(UnreachableError):
 
 
 class DisturbedError(UnreachableError):
-    """Something else removed or changed a file that a search works with. What was measured of it is worth nothing."""
+    """Something else removed or changed a file that a search works with. What was measured of it is worth nothing.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path}: something else removed or changed this file while it was in use; finished trials are kept; the same "
+            "command makes it again"
+        )
 
 
 class CheckError(AutocompressError, ArithmeticError):

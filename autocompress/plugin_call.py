@@ -8,11 +8,17 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from autocompress import components
 from autocompress.components import Component
 from autocompress.errors import AutocompressError, PluginError
 from autocompress.time_limit import TimeUpError
+
+Entry = TypeVar("Entry", bound=np.generic)
 
 
 @contextmanager
@@ -44,6 +50,13 @@ def one_process() -> Iterator[None]:
     finally:
         if os.getpid() != here:
             os._exit(1)
+
+
+def read_only(array: NDArray[Entry]) -> NDArray[Entry]:
+    """The same memory, which cannot be written to this way: what a component is handed and others read as well."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def described(component: Component) -> str:

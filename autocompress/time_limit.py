@@ -30,6 +30,11 @@ class TimeUpError(BaseException):
     """The limit is over; not an `Exception`, so that code that survives those ends as well."""
 
 
+def too_long(seconds: float | None, over: TimeUpError) -> str:
+    """What took longer than the configured limit, for people."""
+    return f"took longer than search.trial_timeout={seconds:g} seconds: {over}"
+
+
 def check_limit(setting: str, seconds: float | None) -> None:
     """Make sure that a limit can be kept.
 

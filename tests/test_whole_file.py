@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from autocompress.array_file import write_array
-from autocompress.disk import is_unwritable
 from autocompress.whole_file import begun_folder, put_in_place, write_whole
 
 
@@ -63,19 +59,3 @@ def test_what_stops_between_two_renames_is_mended_by_the_next(
     (begun_folder(tmp_path / "best") / "file").write_text("newest")
     put_in_place(tmp_path / "best.partial")
     assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["newest"]
-
-
-@pytest.mark.parametrize(
-    "array", [np.arange(6, dtype=np.float32).reshape(2, 3).T, np.float16(3), np.zeros((0, 3)), np.array([True, False])]
-)
-def test_an_array_is_stored_as_numpy_does(tmp_path: Path, array: NDArray[np.generic]) -> None:
-    write_array(tmp_path / "array.npy", array)
-    found = np.load(tmp_path / "array.npy")
-    np.testing.assert_array_equal(found, np.atleast_1d(array))
-    assert found.dtype == array.dtype
-
-
-def test_a_full_disk_says_so() -> None:
-    with pytest.raises(OSError, match="No space left on device") as raised:
-        write_array(Path("/dev/full"), np.zeros(100_000))
-    assert is_unwritable(raised.value)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from autocompress.accuracy.distance import output_divergence
 from autocompress.accuracy.guarded_metric import GuardedMetric
 from autocompress.accuracy.intervals import Statistics
-from autocompress.array_file import write_array
 from autocompress.components import Metric
 from autocompress.errors import CheckError, DataError, DisturbedError, RuntimeCrashError
 from autocompress.measuring.device import Device
+from autocompress.measuring.runner import save_array
 from autocompress.network.graph import BaseGraph
 from autocompress.task import Task
 
@@ -49,8 +49,8 @@ class Evaluator:
         """Write the sets to disk; the reference outputs are computed when first needed."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, examples in task.sets.items():
-            write_array(folder / f"{name}.npy", examples.inputs)
-        write_array(folder / "example.npy", task.example_input[:1].numpy())
+            save_array(folder / f"{name}.npy", examples.inputs)
+        save_array(folder / "example.npy", task.example_input[:1].numpy())
         targets = {name: examples.targets for name, examples in task.sets.items()}
         return cls(GuardedMetric(metric), device, folder, graph.batch or BATCH, targets, {})
 
@@ -71,10 +71,7 @@ class Evaluator:
             except (OSError, ValueError):
                 count = 0
             if count != len(targets):
-                raise DisturbedError(
-                    f"{path}: something else removed or changed this file while it was in use; finished trials are kept; the "
-                    "same command makes it again"
-                )
+                raise DisturbedError(path)
 
     def keep_reference(self, graph: BaseGraph, name: str) -> None:
         """Compute the FP32 file's outputs on a set, once.

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.components import Metric
 from autocompress.errors import PluginError
-from autocompress.plugin_call import calling, described
-
-Entry = TypeVar("Entry", bound=np.generic)
+from autocompress.plugin_call import calling, described, read_only
 
 
 @dataclass
@@ -39,13 +37,13 @@ class GuardedMetric(Metric):
             PluginError: they are anything else.
         """
         with calling(self.metric, "statistics"):
-            found = np.array(self.metric.statistics(_read_only(outputs), _read_only(expected)), dtype=np.float64)
+            found = np.array(self.metric.statistics(read_only(outputs), read_only(expected)), dtype=np.float64)
         if found.ndim not in (1, 2) or len(found) != len(outputs):
             wanted = f"({len(outputs)},) or ({len(outputs)}, k)"
             raise PluginError(f"{described(self.metric)}: statistics have shape {found.shape}; expected {wanted}")
         if not np.isfinite(found).all():
             raise PluginError(f"{described(self.metric)}: statistics hold NaN or infinity")
-        return _read_only(found)
+        return read_only(found)
 
     def value(self, statistics: NDArray[np.float64]) -> float:
         """A finite number.
@@ -54,14 +52,7 @@ class GuardedMetric(Metric):
             PluginError: it is none.
         """
         with calling(self.metric, "value"):
-            found = float(self.metric.value(_read_only(statistics)))
+            found = float(self.metric.value(read_only(statistics)))
         if not math.isfinite(found):
             raise PluginError(f"{described(self.metric)}: the value is {found}; expected a finite number")
         return found
-
-
-def _read_only(array: NDArray[Entry]) -> NDArray[Entry]:
-    """The same memory, which cannot be written to this way."""
-    view = array.view()
-    view.flags.writeable = False
-    return view

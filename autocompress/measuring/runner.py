@@ -77,7 +77,7 @@ class Runner:
         run = self._session.load(path, threads or os.cpu_count(), optimize, **self._options)
         examples = np.load(inputs, mmap_mode="r")
         chunks = [np.ascontiguousarray(examples[at : min(at + batch, stop)]) for at in range(start, stop, batch)]
-        _save(save, np.concatenate([run([chunk])[0] for chunk in chunks]))
+        save_array(save, np.concatenate([run([chunk])[0] for chunk in chunks]))
         return stop - start
 
     def integer_nodes(self, path: str, inputs: str) -> list[str]:
@@ -133,7 +133,7 @@ class Runner:
         return run
 
 
-def _save(path: str, array: Any) -> None:
+def save_array(path: str | Path, array: Any) -> None:
     """As `numpy.save`, whose own error does not say that the disk is full."""
     whole = np.ascontiguousarray(array)
     with Path(path).open("wb") as file:

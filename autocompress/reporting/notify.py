@@ -12,7 +12,7 @@ from autocompress.components import Tracker
 from autocompress.errors import AutocompressError
 from autocompress.masking import masked
 from autocompress.plugin_call import one_process
-from autocompress.time_limit import TimeUpError, within
+from autocompress.time_limit import TimeUpError, too_long, within
 
 TRIAL_FINISHED = "autocompress_trial_finished"
 """The hook that has a time limit: at the start and the end there may be a thousand trials to catch up with."""
@@ -57,8 +57,7 @@ class Notifier:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
-                is_late = isinstance(error, TimeUpError)
-                why = f"took longer than search.trial_timeout={limit:g} seconds" if is_late else type(error).__name__
-                problem = masked(f"{implementation.plugin_name} failed in {hook}: {why}: {error}")
+                why = too_long(limit, error) if isinstance(error, TimeUpError) else f"{type(error).__name__}: {error}"
+                problem = masked(f"{implementation.plugin_name} failed in {hook}: {why}")
                 warnings.warn(problem, TrackerWarning, stacklevel=2)
         return [answer for answer in answers if answer is not None]

@@ -25,7 +25,7 @@ from autocompress.searching.loop import Goal, SearchRun
 from autocompress.searching.recovery_time import in_turn
 from autocompress.searching.selection import nearest, rank, ranked
 from autocompress.tensors.compress import CompressedModel
-from autocompress.time_limit import TimeUpError, within
+from autocompress.time_limit import TimeUpError, too_long, within
 from autocompress.trials.trial import Bench
 
 LONGER = 3.0
@@ -89,8 +89,7 @@ def _tried(
     except UnreachableError:
         raise
     except TimeUpError as over:
-        limit = f"search.trial_timeout={run.bench.trial_timeout:g} seconds"
-        reasons.append(f"trial {record.number} was {failure}: took longer than {limit}: {over}")
+        reasons.append(f"trial {record.number} was {failure}: {too_long(run.bench.trial_timeout, over)}")
         return []
     except Exception as error:
         if is_unwritable(error):

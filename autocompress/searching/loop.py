@@ -28,7 +28,7 @@ from autocompress.searching.recovery_time import recovery_seconds
 from autocompress.searching.start import STARTS, start_batches
 from autocompress.studies.study import KIND, POLL_SECONDS, SearchStudy
 from autocompress.tensors.observers import in_effect
-from autocompress.time_limit import LONGEST_SECONDS, TimeUpError, within
+from autocompress.time_limit import LONGEST_SECONDS, TimeUpError, too_long, within
 from autocompress.trials.incumbent import Incumbent
 from autocompress.trials.trial import Bench, run_trial
 
@@ -224,8 +224,8 @@ class _Turns:
         try:
             return within(bench.trial_timeout, self._study.ask)
         except TimeUpError as over:
-            limit = f"search.trial_timeout={bench.trial_timeout:g} seconds"
-            raise PluginError(f"{described(bench.components.sampler)}: took longer than {limit} to propose: {over}") from None
+            late = too_long(bench.trial_timeout, over)
+            raise PluginError(f"{described(bench.components.sampler)}: to propose a policy it {late}") from None
 
     def catch_up(self) -> None:
         """Learn of all trials that have finished, one's own and those of other processes."""

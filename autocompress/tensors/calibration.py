@@ -21,7 +21,7 @@ from autocompress.errors import ModelError, PluginError
 from autocompress.measuring.runner import load_session
 from autocompress.network.graph import EMBEDDING, TRANSPOSED, BaseGraph, Layer, save
 from autocompress.network.placement import quantizable
-from autocompress.plugin_call import calling, described
+from autocompress.plugin_call import calling, described, read_only
 from autocompress.task import Task
 from autocompress.tensors.stats import LayerStats
 
@@ -196,7 +196,7 @@ class Calibration:
         }
         moments: dict[str, _Moments] = {}
         for batch, values in enumerate(self._activations(names)):
-            seen = {name: _read_only(_finite(values[name])) for name in names}
+            seen = {name: read_only(_finite(values[name])) for name in names}
             for which, watching in observers.items():
                 with calling(configured[which], "update"):
                     for name, observer in watching.items():
@@ -248,13 +248,6 @@ class Calibration:
         layer = self._graph.layers[name]
         factor = fold_factor(layer, torch.from_numpy(self._graph.initializers[layer.weight].copy()), module)
         return factor.reshape([-1 if axis == layer.channel_axis else 1 for axis in range(len(layer.shape))])
-
-
-def _read_only(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same memory, which an observer cannot write to: others see it as well."""
-    view = values.view()
-    view.flags.writeable = False
-    return view
 
 
 def _check_ranges(observer: Observer, found: Mapping[str, object], joined: Mapping[str, tuple[float, float]]) -> None:

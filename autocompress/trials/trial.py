@@ -34,7 +34,7 @@ from autocompress.record import Gate, Kind, State, TrialRecord
 from autocompress.task import Task
 from autocompress.tensors.calibration import Calibration
 from autocompress.tensors.compress import CompressedModel, LayerDatabase
-from autocompress.time_limit import TimeUpError, within
+from autocompress.time_limit import TimeUpError, too_long, within
 
 
 @dataclass
@@ -227,7 +227,7 @@ def _outcome(
         return "pruned", str(pruned)
     except TimeUpError as over:
         progress.given_up = True
-        return "failed", f"took longer than search.trial_timeout={bench.trial_timeout:g} seconds: {over}"
+        return "failed", too_long(bench.trial_timeout, over)
     except UnreachableError:
         raise
     except Exception as error:

@@ -27,6 +27,8 @@ from typing import Any
 
 import psutil
 
+from tests.command import SMALL as QUICK
+
 ROOT = Path(__file__).parents[2]
 
 MARKER = "AUTOCOMPRESS_FAULTS"
@@ -35,17 +37,7 @@ MARKER = "AUTOCOMPRESS_FAULTS"
 STACK = "stack"
 """Name of the file that a search writes its stack to on SIGUSR1, beside its log."""
 
-SMALL = (
-    "model.factory=small_net:small_net",
-    "model.name=small",
-    "model.train_epochs=0",
-    "timing.seconds=0.05",
-    "sensitivity.seconds=0.05",
-    "trial.load_processes=1",
-    "probe.enabled=false",
-    "hydra.run.dir=out",
-)
-
+SMALL = (*QUICK, "hydra.run.dir=out")
 
 PR_SET_PDEATHSIG = 1
 

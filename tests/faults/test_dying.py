@@ -202,7 +202,9 @@ def test_a_sampler_that_cannot_propose_ends_the_search(search: Callable[..., Sea
             raise SystemExit(3)
         time.sleep(60)
 
-    reason = "took longer than search.trial_timeout=0.5 seconds to propose" if limit else "before_trial: SystemExit: 3"
+    reason = (
+        "to propose a policy it took longer than search.trial_timeout=0.5 seconds" if limit else "before_trial: SystemExit: 3"
+    )
     with pytest.raises(PluginError, match=f"sampler 'draws': {reason}"):
         search(lambda: None, sampler=fault, trial_timeout=limit).run(2, [])
     records = search(lambda: None).run(2, []).records
