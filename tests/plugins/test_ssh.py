@@ -335,6 +335,18 @@ def test_a_connection_that_is_lost_while_timing_is_made_again(
     assert before and not set(before) & set(runners(server)), "what nobody waits for any more has ended"
 
 
+def test_a_first_connection_that_is_lost_before_an_answer_is_made_again(server: Loopback, board: Device) -> None:
+    def cut_at_the_first_command() -> None:
+        while not processes(str(server.folder / "cache")):
+            time.sleep(0.001)
+        server.drop()
+
+    cutter = threading.Thread(target=cut_at_the_first_command)
+    cutter.start()
+    assert board.describe()
+    cutter.join()
+
+
 def test_a_client_that_is_killed_is_started_again(tiny: Tiny, board: Device, calibration_file: Path) -> None:
     expected = board.describe()
     assert board._process is not None

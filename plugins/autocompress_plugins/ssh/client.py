@@ -42,7 +42,7 @@ REFUSALS = {
 """What `ssh` says when trying again cannot help, and what that means."""
 
 LOSSES = ("Connection closed", "Connection reset", "Broken pipe")
-"""What it says when a machine that does answer went away: also the first connection is tried again then."""
+"""What it says, if anything, when a machine that does answer went away: also the first connection is tried again then."""
 
 READY = "autocompress is ready"
 
@@ -206,7 +206,7 @@ class SshTransport(Transport):
         lost = "the connection was lost" if self.is_lost(status) else f"status {status}"
         last = next((line.strip() for line in reversed(message.splitlines()) if line.strip()), lost)
         why = next((f"{meaning} ({last})" for sign, meaning in REFUSALS.items() if sign in message), None)
-        was_there = self._was_reached or any(sign in message for sign in LOSSES)
+        was_there = self._was_reached or not message.strip() or any(sign in message for sign in LOSSES)
         may_return = why is None and was_there and self.is_lost(status)
         return (ConnectionLostError if may_return else UnreachableError)(f"target ssh: {self._host}: {why or last}")
 
