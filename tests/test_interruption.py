@@ -18,7 +18,6 @@ class Stubborn:
         signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.mark.timing
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_in_a_finalizer_is_heard_later() -> None:
     interruption.listen()

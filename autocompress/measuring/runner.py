@@ -20,15 +20,16 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 
+@cache
 def load_module(path: str) -> Any:
-    """Import a self-contained module from its file."""
+    """Import a self-contained module from its file, once: a runtime may not bear to be opened twice in a process."""
     spec = importlib.util.spec_from_file_location(f"autocompress_{Path(path).stem}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -273,3 +275,26 @@ def test_a_search_ends_with_a_file_that_openvino_runs(tiny_task: Any, tmp_path: 
     assert result.status == "feasible"
     assert result.versions["runtime"] == f"openvino {openvino.__version__.split('-')[0]}"
     assert result.minimum_runtime["openvino"] == "2026.4.1"
+
+
+HEARS = """
+import gc, signal, sys
+from pathlib import Path
+from autocompress_plugins.onnxruntime_cpu import OnnxRuntime
+from autocompress_plugins.openvino_cpu import OpenVino
+from autocompress.measuring.runner import load_module, load_session
+sessions = [load_session(OpenVino(), Path(path), threads=1) for path in sys.argv[1:]]
+load_module(str(OnnxRuntime().session_file))
+while sessions:
+    del sessions[0]
+    gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_signals_are_heard_after_sessions_ended(make: Callable[[Policy], Candidate]) -> None:
+    """The runtime frees the stack that signals are heard on, unless its first object is also its last."""
+    paths = [str(make(Policy(dict.fromkeys(LAYERS[:count], INT8))).artifact.path) for count in (1, 2)]
+    found = subprocess.run([sys.executable, "-c", HEARS, *paths], check=False, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, "heard\n"), found.stderr

@@ -79,7 +79,6 @@ def test_the_user_may_end_it_while_a_tracker_works() -> None:
         notify("autocompress_trial_finished", study=None, record=1)
 
 
-@pytest.mark.timing
 def test_a_tracker_that_hangs_is_ended() -> None:
     @dataclass
     class Slow(Tracker):

@@ -6,7 +6,7 @@ The process that measures executes this file without autocompress, and a remote 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,17 +97,27 @@ def _compiled(path: str, threads: int, optimize: bool) -> _Compiled:
 
 @lru_cache(maxsize=4)  # compiling takes seconds, and each measurement of a trial opens the file anew
 def _compile(path: str, modified: int, size: int, threads: int, optimize: bool) -> _Compiled:
-    core = openvino.Core()
-    core.set_property("CPU", {**PROPERTIES, "INFERENCE_NUM_THREADS": threads})
-    if not optimize:
-        core.set_property("CPU", {"LP_TRANSFORMS_MODE": "NO"})
-    model = core.read_model(path)
+    model = _core().read_model(path)
     stacked = [_counts_examples(output.partial_shape) for output in model.outputs]
     shapes = [value.partial_shape for value in model.inputs]
     single = all(_counts_examples(shape) and openvino.PartialShape(list(shape)[1:]).is_static for shape in shapes)
     if single:
         model.reshape({index: openvino.PartialShape([1, *list(shape)[1:]]) for index, shape in enumerate(shapes)})
-    return _Compiled(core.compile_model(model, "CPU"), single, stacked)
+    return _Compiled(_core().compile_model(model, "CPU", _settings(threads, optimize)), single, stacked)
+
+
+def _settings(threads: int, optimize: bool) -> dict[str, Any]:
+    return {**PROPERTIES, "INFERENCE_NUM_THREADS": threads} | ({} if optimize else {"LP_TRANSFORMS_MODE": "NO"})
+
+
+@cache
+def _core() -> openvino.Core:
+    """The only one of the process, and it stays.
+
+    Each brings a signal stack and takes it along. Where they do not end in the order in which they began, the next signal
+    that Python hears, Ctrl-C too, is a segmentation fault.
+    """
+    return openvino.Core()
 
 
 def _counts_examples(shape: Any) -> bool:
