@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from autocompress.components import Target as Target
     from autocompress.components import Tracker as Tracker
     from autocompress.errors import AutocompressError as AutocompressError
+    from autocompress.guarding.masking import masked as masked
     from autocompress.hookspecs import hookimpl as hookimpl
     from autocompress.inputs.factories import call_factory as call_factory
     from autocompress.inputs.factories import load_function as load_function
-    from autocompress.masking import masked as masked
     from autocompress.network.graph import Layer as Layer
     from autocompress.network.graph import LayerPair as LayerPair
     from autocompress.plugin_loading.plugin_api import PLUGIN_API as PLUGIN_API
@@ -91,7 +91,7 @@ _HOMES = {
     "reporting.figure": ("Figure",),
     "reporting.figures": ("study_figures",),
     "tensors.folding": ("folded_norms",),
-    "masking": ("masked",),
+    "guarding.masking": ("masked",),
     "network.graph": ("Layer", "LayerPair"),
     "tensors.grid": ("Grid", "RowStatistics", "check_bits", "positive_scale"),
     "tensors.histogram": ("Histogram",),

@@ -14,10 +14,10 @@ from typing import NoReturn
 
 from autocompress.commands.completion import answered
 from autocompress.commands.help_cache import print_help
-from autocompress.disk import is_unwritable
 from autocompress.errors import AutocompressError, ConfigError
-from autocompress.interruption import listen
-from autocompress.masking import masked
+from autocompress.guarding.disk import is_unwritable
+from autocompress.guarding.interruption import listen
+from autocompress.guarding.masking import masked
 from autocompress.suggestion import nearest
 
 DEFAULT_VERB = "search"

@@ -29,9 +29,9 @@ from autocompress.budget import Budget
 from autocompress.choices.space import SpaceSettings
 from autocompress.components import Components, Metric, Observer, Sampler, Target
 from autocompress.errors import AutocompressError, ConfigError
+from autocompress.guarding.masking import mask_files, masked, masked_values
 from autocompress.inputs.data import DataSettings
 from autocompress.inputs.models import ModelSettings
-from autocompress.masking import mask_files, masked, masked_values
 from autocompress.measuring.device import TimingSettings
 from autocompress.prediction.effects import SensitivitySettings
 from autocompress.probing.capability_probe import ProbeSettings

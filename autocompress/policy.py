@@ -13,8 +13,8 @@ from typing import Any, Literal
 import yaml
 
 from autocompress.errors import PolicyError
+from autocompress.guarding.whole_file import write_whole
 from autocompress.plain import from_fields
-from autocompress.whole_file import write_whole
 
 VERSION = 1
 INTEGER_BITS = 8

@@ -20,6 +20,7 @@ from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
 from autocompress.display.progress import Progress
 from autocompress.errors import BudgetError, ConfigError
+from autocompress.guarding.whole_file import write_whole
 from autocompress.network.channels import ChannelGroups
 from autocompress.network.graph import OPSET
 from autocompress.prediction.latency_model import prediction_error
@@ -43,7 +44,6 @@ from autocompress.studies.study import SearchStudy, join_study, open_study
 from autocompress.studies.study_file import save_study
 from autocompress.task import Task
 from autocompress.trials.trial import Bench
-from autocompress.whole_file import write_whole
 from autocompress.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from autocompress.building.preparation import prepare
 from autocompress.config import Job
 from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError, PolicyError, RuntimeCrashError
-from autocompress.held_folder import held_folder
+from autocompress.guarding.held_folder import held_folder
+from autocompress.guarding.whole_file import write_whole
 from autocompress.inputs.cache import cache_folder
 from autocompress.inputs.data import load_splits
 from autocompress.inputs.factories import load_function
@@ -46,7 +47,6 @@ from autocompress.reporting.sensitivity_table import WIDTH, sensitivity_table
 from autocompress.run import run, work
 from autocompress.settings import Settings
 from autocompress.task import Task
-from autocompress.whole_file import write_whole
 from autocompress.workspace import open_workspace
 
 MINIMUM_WIDTH = 60

@@ -20,7 +20,8 @@ from autocompress.choices.worthwhile import Uses, worthwhile
 from autocompress.components import Components, Metric
 from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError, DataError
-from autocompress.held_folder import held_folder
+from autocompress.guarding.held_folder import held_folder
+from autocompress.guarding.time_limit import check_limit
 from autocompress.inputs.cache import cache_folder
 from autocompress.measuring.device import Device, open_device
 from autocompress.network.channels import ChannelGroups, find_groups
@@ -38,7 +39,6 @@ from autocompress.tensors.compress import LayerDatabase
 from autocompress.tensors.guarded_weights import guarded
 from autocompress.tensors.narrow_weights import with_narrow_weights
 from autocompress.tensors.sparsity import CHANNEL
-from autocompress.time_limit import check_limit
 from autocompress.trials.trial import Bench
 
 

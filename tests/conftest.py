@@ -18,12 +18,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import autocompress.tensors.calibration
-from autocompress import interruption
 from autocompress.accuracy.evaluation import Evaluator
 from autocompress.budget import NO_LIMITS, Budget, Footprint, Latency, Measurement
 from autocompress.building.candidate import Candidate, build
 from autocompress.components import Components
 from autocompress.config import compose_settings
+from autocompress.guarding import interruption
 from autocompress.measuring.device import Device, TimingSettings, open_device
 from autocompress.measuring.runner import load_session
 from autocompress.network.channels import ChannelGroups, find_groups

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from autocompress.accuracy.class_drops import ClassDrop, class_drops
 from autocompress.accuracy.flips import Flip, find_flips, top_choices
 from autocompress.accuracy.worst_examples import WorstExample, worst_examples
-from autocompress.whole_file import write_whole
+from autocompress.guarding.whole_file import write_whole
 
 if TYPE_CHECKING:
     from autocompress.accuracy.evaluation import Evaluator

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from autocompress.components import Metric
 from autocompress.errors import PluginError
-from autocompress.plugin_call import calling, described, read_only
+from autocompress.guarding.plugin_call import calling, described, read_only
 
 
 @dataclass

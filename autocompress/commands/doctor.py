@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autocompress.commands import machine_checks
 from autocompress.commands.check import Check, guarded, terminal_width
-from autocompress.masking import masked
+from autocompress.guarding.masking import masked
 from autocompress.registry import Registry, load_registry
 
 EPILOG = """examples:

@@ -14,8 +14,8 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from autocompress.guarding.whole_file import write_whole
 from autocompress.inputs.cache import cache_folder
-from autocompress.whole_file import write_whole
 
 PROJECT = "autocompress"
 

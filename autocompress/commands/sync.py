@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from autocompress.components import Tracker
 from autocompress.errors import ConfigError
-from autocompress.held_folder import held_folder
+from autocompress.guarding.held_folder import held_folder
 from autocompress.registry import Registry, load_registry
 from autocompress.reporting.notify import Notifier, TrackerWarning
 from autocompress.studies.study_file import SavedStudy, load_study, saved_studies

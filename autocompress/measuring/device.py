@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from autocompress.bounds import check_positive
 from autocompress.budget import NO_LIMITS, Budget, Energy, Footprint, Latency
 from autocompress.components import Target
-from autocompress.disk import UNWRITABLE, unwritable
 from autocompress.errors import ConfigError, ConnectionLostError, RuntimeCrashError
+from autocompress.guarding.disk import UNWRITABLE, unwritable
 from autocompress.measuring import runner
 from autocompress.measuring.persistence import persist
 from autocompress.transport import Transport

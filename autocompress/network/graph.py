@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from autocompress.artifact import Artifact
 from autocompress.errors import ExportError
+from autocompress.guarding.whole_file import write_whole
 from autocompress.network.normalize import normalize
 from autocompress.network.sequences import sizes
-from autocompress.whole_file import write_whole
 
 OPSET = 21
 """First opset with INT4 tensors."""

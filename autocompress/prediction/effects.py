@@ -19,12 +19,12 @@ from autocompress.bounds import check_positive
 from autocompress.choices.space import OBSERVERS, SearchSpace
 from autocompress.display.progress import Progress
 from autocompress.errors import AutocompressError, UnreachableError
+from autocompress.guarding.time_limit import TimeUpError, within
 from autocompress.plain import from_plain
 from autocompress.policy import Policy
 from autocompress.prediction.attempts import attempt
 from autocompress.problem import Effect
 from autocompress.tensors.observers import in_effect
-from autocompress.time_limit import TimeUpError, within
 from autocompress.trials.trial import Bench
 
 

@@ -13,11 +13,11 @@ from autocompress.budget import Latency
 from autocompress.choices.space import OBSERVERS, SearchSpace
 from autocompress.display.progress import Progress
 from autocompress.errors import AutocompressError, UnreachableError
+from autocompress.guarding.time_limit import TimeUpError, within
 from autocompress.policy import Policy
 from autocompress.prediction.attempts import attempt
 from autocompress.prediction.effects import Journal, measure_missing
 from autocompress.prediction.latency_model import LatencyFeatures, Observation
-from autocompress.time_limit import TimeUpError, within
 from autocompress.trials.trial import Bench
 
 LATENCY = "latency"

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from autocompress.guarding.whole_file import write_whole
 from autocompress.plain import from_plain
-from autocompress.whole_file import write_whole
 
 Subject = Literal["layer", "op"]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import onnx
 
+from autocompress.guarding.whole_file import put_in_place
 from autocompress.record import SearchResult, StudyContext
 from autocompress.reporting.answer import answer
 from autocompress.reporting.report import comparison, notes, result_dict
-from autocompress.whole_file import put_in_place
 
 FIGURES = ("status", "metric", "baseline", "best", "drop", "drop_ci", "device", "environment", "minimum_runtime", "versions")
 

@@ -10,9 +10,9 @@ import pluggy
 
 from autocompress.components import Tracker
 from autocompress.errors import AutocompressError
-from autocompress.masking import masked
-from autocompress.plugin_call import one_process
-from autocompress.time_limit import TimeUpError, too_long, within
+from autocompress.guarding.masking import masked
+from autocompress.guarding.plugin_call import one_process
+from autocompress.guarding.time_limit import TimeUpError, too_long, within
 
 TRIAL_FINISHED = "autocompress_trial_finished"
 """The hook that has a time limit: at the start and the end there may be a thousand trials to catch up with."""

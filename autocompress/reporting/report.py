@@ -13,10 +13,10 @@ from autocompress.accuracy.changes import write_changes
 from autocompress.accuracy.class_drops import worst_classes
 from autocompress.accuracy.significance import LEVEL
 from autocompress.budget import Latency, Measurement
+from autocompress.guarding.whole_file import write_whole
 from autocompress.quality import Quality
 from autocompress.record import Final, SearchResult
 from autocompress.reporting.answer import EXPLAINED, answer, times
-from autocompress.whole_file import write_whole
 
 Row = tuple[str, str, str, str]
 

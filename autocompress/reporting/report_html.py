@@ -19,6 +19,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from autocompress.choices.worthwhile import Uses
+from autocompress.guarding.whole_file import write_whole
 from autocompress.probing.findings import Findings
 from autocompress.record import SearchResult, StudyContext, TrialRecord
 from autocompress.reporting.answer import EXPLAINED, answer
@@ -30,7 +31,6 @@ from autocompress.reporting.trial_names import trial_name
 from autocompress.reporting.unfinished import unfinished
 from autocompress.searching.selection import pareto_front
 from autocompress.studies.study_file import last_study
-from autocompress.whole_file import write_whole
 
 REPORT = "report.html"
 PROBE = "probe.json"

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autocompress.guarding.whole_file import write_whole
 from autocompress.reporting.sensitivity import LayerSensitivity, OptionSensitivity, Sensitivity
-from autocompress.whole_file import write_whole
 
 COLUMNS = ("divergence", "drop", "size_bytes", "saved_bytes", "saved_latency_ms")
 

@@ -14,6 +14,7 @@ from autocompress.accuracy.significance import paired_p
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Measurement
 from autocompress.building.candidate import save_state
+from autocompress.guarding.whole_file import begun_folder
 from autocompress.policy import Policy, SavedPolicy
 from autocompress.quality import Quality
 from autocompress.record import BindingConstraint, Final, SearchResult, Status, TrialRecord
@@ -22,7 +23,6 @@ from autocompress.searching.loop import Goal, Outcome, SearchRun
 from autocompress.searching.overhead import overhead_notes
 from autocompress.searching.selection import binding_constraint, pareto_front, rank
 from autocompress.trials.trial import Bench
-from autocompress.whole_file import begun_folder
 
 
 def conclude(run: SearchRun, outcome: Outcome, baseline: Measurement) -> SearchResult:

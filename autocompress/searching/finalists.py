@@ -16,16 +16,16 @@ from autocompress.building.candidate import Candidate
 from autocompress.building.recovery import Recoverable
 from autocompress.building.twin import module_twin, twin_outputs
 from autocompress.components import Recovery
-from autocompress.disk import is_unwritable
 from autocompress.errors import PluginError, RuntimeCrashError, UnreachableError
-from autocompress.plugin_call import calling, described
+from autocompress.guarding.disk import is_unwritable
+from autocompress.guarding.plugin_call import calling, described
+from autocompress.guarding.time_limit import TimeUpError, too_long, within
 from autocompress.policy import Policy
 from autocompress.record import TrialRecord
 from autocompress.searching.loop import Goal, SearchRun
 from autocompress.searching.recovery_time import in_turn
 from autocompress.searching.selection import nearest, rank, ranked
 from autocompress.tensors.compress import CompressedModel
-from autocompress.time_limit import TimeUpError, too_long, within
 from autocompress.trials.trial import Bench
 
 LONGER = 3.0

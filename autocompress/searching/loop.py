@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autocompress import interruption
 from autocompress.accuracy.intervals import Statistics
 from autocompress.accuracy.racing import Rival
 from autocompress.bounds import check_positive, check_seed
@@ -17,7 +16,9 @@ from autocompress.budget import Budget
 from autocompress.choices.space import SearchSpace
 from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError, PluginError, UnreachableError
-from autocompress.plugin_call import described
+from autocompress.guarding import interruption
+from autocompress.guarding.plugin_call import described
+from autocompress.guarding.time_limit import LONGEST_SECONDS, TimeUpError, too_long, within
 from autocompress.policy import Policy, load_policy
 from autocompress.problem import Problem
 from autocompress.quality import Quality
@@ -28,7 +29,6 @@ from autocompress.searching.recovery_time import recovery_seconds
 from autocompress.searching.start import STARTS, start_batches
 from autocompress.studies.study import KIND, POLL_SECONDS, SearchStudy
 from autocompress.tensors.observers import in_effect
-from autocompress.time_limit import LONGEST_SECONDS, TimeUpError, too_long, within
 from autocompress.trials.incumbent import Incumbent
 from autocompress.trials.trial import Bench, run_trial
 

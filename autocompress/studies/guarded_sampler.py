@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.components import Sampler
 from autocompress.errors import PluginError
-from autocompress.plugin_call import calling, described
+from autocompress.guarding.plugin_call import calling, described
 from autocompress.problem import Problem
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 
 from autocompress.bounds import check_positive
 from autocompress.errors import ConfigError, StorageError
-from autocompress.masking import MASK, masked
+from autocompress.guarding.masking import MASK, masked
 
 DRIVER = "postgresql+psycopg"
 CONNECT_SECONDS = 10

@@ -10,11 +10,11 @@ from pathlib import Path
 import optuna
 
 from autocompress.errors import ConfigError
+from autocompress.guarding.whole_file import write_whole
 from autocompress.plain import from_fields, from_plain, to_plain
 from autocompress.record import SearchResult, StudyContext, TrialRecord
 from autocompress.studies.storage import StudySettings, opened_storage
 from autocompress.studies.study import stored_records
-from autocompress.whole_file import write_whole
 
 FOLDER = "studies"
 """Folder of the files, one for each study, in a search's output folder."""

@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from autocompress.components import Components, Observer
 from autocompress.errors import ModelError, PluginError
+from autocompress.guarding.plugin_call import calling, described, read_only
 from autocompress.measuring.runner import load_session
 from autocompress.network.graph import EMBEDDING, TRANSPOSED, BaseGraph, Layer, save
 from autocompress.network.placement import quantizable
-from autocompress.plugin_call import calling, described, read_only
 from autocompress.task import Task
 from autocompress.tensors.stats import LayerStats
 

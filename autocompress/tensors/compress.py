@@ -11,10 +11,10 @@ from torch import Tensor
 
 from autocompress.components import Components, CompressedLayer, QuantizedTensor, Recovery
 from autocompress.errors import PolicyError
+from autocompress.guarding.plugin_call import calling, described
 from autocompress.network.channels import ChannelGroup, channel_scores, file_axis, keep_indices
 from autocompress.network.graph import BaseGraph, Layer
 from autocompress.network.placement import check_decisions, place
-from autocompress.plugin_call import calling, described
 from autocompress.policy import INTEGER_BITS, ChannelPolicy, LayerPolicy, Policy
 from autocompress.tensors.calibration import Calibration, Range
 from autocompress.tensors.guarded_weights import check_repaired

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from autocompress.components import Components, CompressedLayer, Pruner, QuantizedTensor, Quantizer
 from autocompress.errors import PluginError
+from autocompress.guarding.plugin_call import calling, described
 from autocompress.network.graph import Layer
-from autocompress.plugin_call import calling, described
 from autocompress.tensors.stats import LayerStats
 
 

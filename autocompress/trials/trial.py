@@ -23,9 +23,10 @@ from autocompress.budget import Budget, Latency, Measurement
 from autocompress.building.candidate import Candidate, build, layer_rows, placement_warnings
 from autocompress.building.recovery import Recoverable
 from autocompress.components import Components
-from autocompress.disk import is_unwritable
 from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError, UnreachableError
+from autocompress.guarding.disk import is_unwritable
+from autocompress.guarding.time_limit import TimeUpError, too_long, within
 from autocompress.measuring.device import PATIENCE_SECONDS, Device, TimingSettings
 from autocompress.network.channels import ChannelGroup
 from autocompress.network.graph import BaseGraph
@@ -34,7 +35,6 @@ from autocompress.record import Gate, Kind, State, TrialRecord
 from autocompress.task import Task
 from autocompress.tensors.calibration import Calibration
 from autocompress.tensors.compress import CompressedModel, LayerDatabase
-from autocompress.time_limit import TimeUpError, too_long, within
 
 
 @dataclass

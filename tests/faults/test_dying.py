@@ -25,6 +25,7 @@ from autocompress.choices.space import SpaceSettings, build_space
 from autocompress.components import Quantizer
 from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError, PluginError
+from autocompress.guarding.time_limit import TimeUpError, check_limit, within
 from autocompress.prediction.attempts import ATTEMPT, attempt
 from autocompress.prediction.effects import Journal, SensitivitySettings, measure_effects
 from autocompress.problem import Effect
@@ -35,7 +36,6 @@ from autocompress.studies.study import INTERRUPTED, SearchStudy, open_study
 from autocompress.synthetic import SyntheticProblem
 from autocompress.tensors.compress import LayerDatabase
 from autocompress.tensors.guarded_weights import guarded
-from autocompress.time_limit import TimeUpError, check_limit, within
 from autocompress.trials.trial import Bench
 
 RETURNED = 77

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from autocompress.disk import is_unwritable
+from autocompress.guarding.disk import is_unwritable
 from autocompress.measuring.runner import save_array
 
 

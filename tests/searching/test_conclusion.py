@@ -21,12 +21,12 @@ from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, Sear
 from autocompress.artifact import sha256_of
 from autocompress.building.candidate import build, load_state
 from autocompress.display.progress import Progress
+from autocompress.guarding.whole_file import put_in_place
 from autocompress.policy import load_saved_policy
 from autocompress.record import Objective
 from autocompress.searching.conclusion import conclude
 from autocompress.searching.loop import Goal, Outcome, SearchRun, SearchSettings
 from autocompress.trials.trial import Bench
-from autocompress.whole_file import put_in_place
 
 INT8, INT4 = LayerPolicy("int8", 8), LayerPolicy("int4", 4)
 HOPELESS = LayerPolicy("int4", 4, "sparse", 0.98)

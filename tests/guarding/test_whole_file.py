@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autocompress.whole_file import begun_folder, put_in_place, write_whole
+from autocompress.guarding.whole_file import begun_folder, put_in_place, write_whole
 
 
 @pytest.mark.parametrize(("content", "stored"), [("1 \u00b5s\n", "1 \u00b5s\n".encode()), (b"\xff\x00", b"\xff\x00")])

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from autocompress import interruption
+from autocompress.guarding import interruption
 
 pytestmark = pytest.mark.usefixtures("own_signals")
 

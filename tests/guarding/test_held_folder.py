@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from autocompress.errors import ConfigError
-from autocompress.held_folder import held_folder
+from autocompress.guarding.held_folder import held_folder
 
 HOLD = """
 import sys
 from pathlib import Path
-from autocompress.held_folder import held_folder
+from autocompress.guarding.held_folder import held_folder
 
 with held_folder(Path(sys.argv[1])):
     print(flush=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from autocompress.whole_file import write_whole
+from autocompress.guarding.whole_file import write_whole
 
 MASK = "***"
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from autocompress import components
 from autocompress.components import Component
 from autocompress.errors import AutocompressError, PluginError
-from autocompress.time_limit import TimeUpError
+from autocompress.guarding.time_limit import TimeUpError
 
 Entry = TypeVar("Entry", bound=np.generic)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autocompress.masking import mask_files, masked, masked_values
+from autocompress.guarding.masking import mask_files, masked, masked_values
 
 
 @pytest.mark.parametrize(
