@@ -41,6 +41,7 @@ NETS = (
     "mobilenet_v3_small",
 )
 PIXELS, PART = 224, 8
+BIAS_SPREAD = 0.1
 DEFAULT_TARGET = "onnxruntime"
 TIMING = TimingSettings(seconds=20.0, precision=0.002)
 SETTINGS = ("quantizer=[int8]", "pruner=[]", "tracking=[]")
@@ -52,10 +53,20 @@ def random_net(name: str, images: Tensor) -> nn.Module:
     torch.manual_seed(0)
     net: nn.Module = models.get_model(name, weights=None)
     with torch.no_grad():
+        _draw_biases(net)
         net.train()
         for _ in range(3):
             net(images)
     return net.eval()
+
+
+def _draw_biases(net: nn.Module) -> None:
+    """Trained layers have biases. Untrained ones are zero, and a runtime drops those for whoever does not correct them."""
+    generator = torch.Generator().manual_seed(2)
+    for layer in net.modules():
+        bias = getattr(layer, "bias", None)
+        if isinstance(bias, nn.Parameter) and not isinstance(layer, nn.BatchNorm2d) and not bias.any():
+            bias.normal_(0, BIAS_SPREAD, generator=generator)
 
 
 def random_task(name: str) -> Task:

@@ -3,7 +3,7 @@
 A layer whose weight has codes computes in integers, statically where its input (and, but for a matrix product, its output) has
 a grid of 8 bits, dynamically where its input's grid is found at run time; else in float with the values of the codes. An
 operator without weights follows its inputs. A tensor has one quantizer, shared by all its readers, so precision changes only
-where it must. Tensors that are joined share one.
+where it must. Tensors that are joined share one; one that is only rearranged is quantized before.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ HARD = frozenset({"HardSigmoid", "HardSwish"})
 
 PRODUCT = "MatMul"
 """A product of two activations."""
+
+REARRANGING = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators whose output has the very values of the input."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ def place(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Place
     dynamic = frozenset(op.name for op in graph.ops if op.op_type == PRODUCT and policy.ops.get(op.name) == "dynamic")
     integer = {graph.layers[name].node for name, mode in modes.items() if mode != "float"} | dynamic
     static = [tensor for name, mode in modes.items() if mode == "static" for tensor in ends[name]]
-    quantized = {name: name for name in (*static, *_asked(graph, policy, capabilities))}
+    moved = _moved(graph, policy, capabilities)
+    needed = (_origin(name, moved) for name in (*static, *_read_by_asked(graph, policy, capabilities)))
+    quantized = {name: name for name in (*needed, *_named(policy))}
     for op in graph.ops:
         if op.op_type in capabilities.joining_ops and _joins(op, policy, quantized):
             integer.add(op.name)
@@ -116,12 +121,35 @@ def _is_short(tensor: str, policy: Policy) -> bool:
     return policy.tensors.get(tensor, INTEGER_BITS) == INTEGER_BITS
 
 
-def _asked(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Iterator[str]:
-    """Tensors that operators which the policy names, and the policy itself, want quantized."""
+def _named(policy: Policy) -> list[str]:
+    return [name for name, bits in policy.tensors.items() if bits < FLOAT_BITS]
+
+
+def _read_by_asked(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Iterator[str]:
+    """Tensors that operators which the policy names want quantized."""
     for op in graph.ops:
         if policy.ops.get(op.name) == "integer" and has_kernel(op, capabilities):
             yield from (name for name in op.inputs if _is_short(name, policy))
-    yield from (name for name, bits in policy.tensors.items() if bits < FLOAT_BITS)
+
+
+def _moved(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> dict[str, str]:
+    """Rearranged tensor to what it was, where nothing else reads that: quantized there, a kernel writes bytes to rearrange."""
+    readers = Counter(name for op in graph.ops for name in op.inputs)
+    readers.update(name for layer in graph.layers.values() for name in layer.activations)
+    readers.update(graph.outputs)
+    return {op.output: op.inputs[0] for op in graph.ops if readers[op.inputs[0]] == 1 and _moves(op, policy, capabilities)}
+
+
+def _moves(op: Op, policy: Policy, capabilities: Capabilities) -> bool:
+    able = op.op_type in REARRANGING & capabilities.passthrough_ops
+    short = op.output not in policy.tensors and _is_short(op.inputs[0], policy)
+    return able and short and policy.ops.get(op.name, "integer") == "integer"
+
+
+def _origin(tensor: str, moved: Mapping[str, str]) -> str:
+    while tensor in moved:
+        tensor = moved[tensor]
+    return tensor
 
 
 def quantizable(graph: BaseGraph, capabilities: Capabilities) -> tuple[str, ...]:
@@ -135,9 +163,12 @@ def quantizable(graph: BaseGraph, capabilities: Capabilities) -> tuple[str, ...]
 def _ends(graph: BaseGraph, capabilities: Capabilities) -> dict[str, tuple[str, ...]]:
     """The tensors that each layer needs quantized when it is static.
 
-    A matrix product writes float directly where no integer operator reads it; a convolution only to what fuses with it.
+    A matrix product writes float directly where no integer operator reads it; a convolution only to what wants its sums.
     """
-    fused = {name for op in graph.ops if op.op_type in capabilities.fused_ops for name in op.inputs}
+    fused = set[str]()
+    for op in reversed(graph.ops):
+        if op.op_type in capabilities.fused_ops or (op.op_type in REARRANGING and op.output in fused):
+            fused.update(op.inputs)
     return {
         name: (layer.input,) if layer.kind == "linear" or layer.output in fused else (layer.input, layer.output)
         for name, layer in graph.layers.items()

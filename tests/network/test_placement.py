@@ -91,6 +91,14 @@ def test_a_convolution_keeps_its_range_where_nothing_fuses_or_an_operator_is_ask
     assert place(graph(layers, ops), asked, replace(fusing, fused_ops=frozenset({"Mul"}))).integer >= {"mul"}
 
 
+def test_a_float_reader_behind_a_moving_operator_wants_the_sums() -> None:
+    layers = [layer("a", "input", "a"), layer("b", "n", "b")]
+    ops = [Op("flat", "Reshape", ("a",), "r"), Op("norm", "LayerNormalization", ("r",), "n")]
+    wanting = replace(CAPABILITIES, fused_ops=frozenset({"LayerNormalization"}))
+    assert set(place(graph(layers, ops), integer("a", "b"), wanting).quantized) == {"input", "n", "b"}
+    assert set(place(graph(layers, ops), integer("a", "b"), CAPABILITIES).quantized) == {"input", "a", "r", "n", "b"}
+
+
 JOINING = replace(CAPABILITIES, joining_ops=frozenset({"Concat"}), integer_ops=frozenset({"Add"}))
 
 
@@ -236,6 +244,31 @@ def test_a_moved_tensor_has_a_range_of_its_own_when_its_source_is_float() -> Non
     found = placed(layers, [Op("pool", "MaxPool", ("a",), "pooled")], integer("b"))
     assert found.quantized == {"pooled": "pooled", "output": "output"}
     assert found.integer == {"node_b"}
+
+
+REARRANGED = [layer("a", "input", "a"), layer("b", "flat", "b", kind="linear")], [Op("flatten", "Reshape", ("a",), "flat")]
+
+
+def test_a_rearranged_tensor_is_quantized_where_its_values_come_from() -> None:
+    found = placed(*REARRANGED, integer("b"))
+    assert found.quantized == {"a": "a", "flat": "a"}
+    assert found.integer == {"flatten", "node_b"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "others"),
+    [
+        (integer("b"), [Op("other", "Sin", ("a",), "c")]),
+        (integer("b"), [Op("flatten", "Reshape", ("a",), "output")]),
+        (Policy({"b": INT8}, ops={"flatten": "float"}), []),
+        (Policy({"b": INT8}, tensors={"flat": 8}), []),
+        (Policy({"b": INT8}, tensors={"a": 32}), []),
+    ],
+    ids=["read_by_another", "rearranged_twice", "kept_float", "named", "source_kept_float"],
+)
+def test_a_rearranged_tensor_has_a_range_of_its_own(policy: Policy, others: list[Op]) -> None:
+    layers, ops = REARRANGED
+    assert placed(layers, [*ops, *others], policy).quantized == {"flat": "flat"}
 
 
 def test_a_moving_operator_kept_in_float_separates_the_ranges() -> None:

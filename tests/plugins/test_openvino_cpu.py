@@ -110,6 +110,16 @@ def test_the_file_gives_what_it_says(
         assert (found.argmax(1) == expected.argmax(1)).mean() > 0.98
 
 
+def test_an_operator_that_moves_codes_needs_no_quantizer_behind_it(
+    tiny: Tiny, make: Callable[[Policy], Candidate], there: Device, calibration_file: Path
+) -> None:
+    candidate = make(POLICIES["int8"])
+    nodes = onnx.load(candidate.artifact.path).graph.node
+    flat = next(node for node in nodes if node.op_type == "Flatten")
+    assert [node.name for node in nodes if flat.output[0] in node.input] == [tiny.graph.layers["head"].node]
+    assert tiny.graph.layers["head"].node in there.integer_nodes(candidate.artifact.path, calibration_file)
+
+
 def test_a_swish_is_computed_on_a_convolutions_sums(
     tiny_task: Task, components: Components, there: Device, device: Device, calibration_file: Path, tmp_path: Path
 ) -> None:
@@ -126,7 +136,7 @@ def test_a_swish_is_computed_on_a_convolutions_sums(
     path = build(graph, policy, compressed, components.target.capabilities(), tmp_path / "swish.onnx").artifact.path
     nodes = {layer.node for layer in graph.layers.values()}
     assert there.integer_nodes(path, calibration_file) & nodes == nodes
-    assert read_in_codes(path) == {"Conv", "Gemm"}
+    assert read_in_codes(path) == {"Conv", "Flatten", "Gemm"}
     expected = outputs(device, path, calibration_file, optimize=False)
     assert snr_db(expected, outputs(there, path, calibration_file)) > 35
 

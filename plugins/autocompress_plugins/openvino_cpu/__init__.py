@@ -28,8 +28,8 @@ Measured on shufflenet_v2_x1_0: 0.43 of FP32 so, 0.65 with a range for each `Con
 nothing.
 """
 
-FUSED_OPS = frozenset({"Sigmoid", "Mul", "HardSigmoid", "HardSwish", "Gelu", "Erf", "Tanh"})
-"""Activation functions, and what they are written with: it computes them on a convolution's sums.
+FUSED_OPS = frozenset({"Sigmoid", "Mul", "HardSigmoid", "HardSwish", "Gelu", "Erf", "Tanh", "LayerNormalization"})
+"""Activation functions, and what they are written with: it computes them on a convolution's sums. A layer norm reads floats.
 
 Measured with every layer integer: efficientnet_b0 0.64 of FP32 so, 0.79 with a range before each of them; mobilenet_v3_small
 0.45 and 0.52. Without a range before `Add` or `Concat` as well, resnet18 gains nothing and shufflenet_v2_x1_0 loses.
@@ -73,6 +73,7 @@ class OpenVino(Target):
             fused_ops=FUSED_OPS,
             joining_ops=JOINING_OPS,
             passthrough_ops=PASSTHROUGH_OPS,
+            moves_codes=True,
             activations=ACTIVATIONS,
             codebooks=True,
             minimum_runtime={"openvino": "2026.4.1"},
