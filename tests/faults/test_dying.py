@@ -20,11 +20,12 @@ from autocompress_plugins.affine import Int4, Int8
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from autocompress import Budget, Measurement, Policy, QuantizedTensor, Sampler, TrialRecord, time_limit
+from autocompress import Budget, Measurement, Policy, QuantizedTensor, Sampler, TrialRecord
 from autocompress.choices.space import SpaceSettings, build_space
 from autocompress.components import Quantizer
 from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError, PluginError
+from autocompress.guarding import time_limit
 from autocompress.guarding.time_limit import TimeUpError, check_limit, within
 from autocompress.prediction.attempts import ATTEMPT, attempt
 from autocompress.prediction.effects import Journal, SensitivitySettings, measure_effects
