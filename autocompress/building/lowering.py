@@ -81,15 +81,15 @@ def lower(graph: BaseGraph, compressed: CompressedModel, placement: Placement, c
         edit.add_barrier(node, tensor, compressed.ranges[placement.quantized[tensor]])
     held = capabilities.barriers
     pooled = {op.output for op in graph.ops if held and op.op_type == POOL and op.name not in placement.integer}
-    moved = _moved(graph, placement, capabilities) if capabilities.moves_codes else ()
+    moved = _moved_in_codes(graph, placement, capabilities) if capabilities.moves_codes else ()
     for tensor, source in placement.quantized.items():
         if tensor not in moved:
             edit.quantize_tensor(tensor, compressed.ranges[source], held=tensor in pooled)
     return edit.finish()
 
 
-def _moved(graph: BaseGraph, placement: Placement, capabilities: Capabilities) -> set[str]:
-    """Tensors that an operator moved in codes."""
+def _moved_in_codes(graph: BaseGraph, placement: Placement, capabilities: Capabilities) -> set[str]:
+    """What operators that only move values give."""
     movers = [op for op in graph.ops if op.op_type in capabilities.passthrough_ops and op.name in placement.integer]
     return {name for op in movers for name in op.outputs}
 
