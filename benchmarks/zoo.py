@@ -65,7 +65,7 @@ def _draw_biases(net: nn.Module) -> None:
     generator = torch.Generator().manual_seed(2)
     for layer in net.modules():
         bias = getattr(layer, "bias", None)
-        if isinstance(bias, nn.Parameter) and not isinstance(layer, nn.BatchNorm2d) and not bias.any():
+        if isinstance(bias, nn.Parameter) and not bias.any():
             bias.normal_(0, BIAS_SPREAD, generator=generator)
 
 
