@@ -10,7 +10,7 @@ EXPLAINED: dict[Status, str] = {
     "unproven": "within the budget as far as it was measured, but an interval reaches beyond a limit",
     "infeasible": "nothing that was tried fits the budget; the file that misses it by least is kept",
     "not_worth_it": "nothing that was tried is better than FP32 for this goal",
-    "interrupted": "the search was stopped before it had measured its finalists on the report set",
+    "interrupted": "the search was stopped before its end: this is the best that it had found",
 }
 
 
