@@ -74,6 +74,16 @@ def place(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Place
     return Placement(frozenset(integer), quantized, barriers, modes, dynamic)
 
 
+def centred(graph: BaseGraph, placement: Placement, capabilities: Capabilities) -> set[str]:
+    """Tensors whose grid should be symmetric around 0 for an integer kernel that reads it."""
+    static = [layer for name, layer in graph.layers.items() if placement.modes.get(name) == "static"]
+    read = {layer.input for layer in static if layer.kind in capabilities.centred}
+    for op in graph.ops:
+        if op.op_type in capabilities.centred and op.name in placement.integer - placement.dynamic:
+            read.update(op.inputs)
+    return {placement.quantized[name] for name in read}
+
+
 def check_decisions(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> None:
     """Refuse what the target cannot compute.
 

@@ -28,6 +28,9 @@ from autocompress.tensors.stats import LayerStats
 ACTIVATION_BITS = 8
 GRADIENT_SAMPLES = 8
 GRADIENT_BATCH = 32
+WIDER_STEPS = 1.5
+"""A grid is not centred where its steps would become so much wider: 3.5 dB, a little more than half a bit."""
+
 SHARES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
 """Operators that give nothing below 0 or above 1, whatever range an observer joins their outputs to."""
 
@@ -47,6 +50,19 @@ class Range:
     def most(self) -> int:
         """The largest code."""
         return int(2**self.bits) - 1
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether codes less the zero point are signed ones."""
+        return self.zero_point == int(2 ** (self.bits - 1))
+
+    def centred(self) -> Range:
+        """Symmetric around 0 for the same values; this one where none is negative, or the steps would become too wide."""
+        half = int(2 ** (self.bits - 1))
+        wider = max(self.zero_point / half, (self.most - self.zero_point) / (half - 1))
+        if self.zero_point == 0 or wider > WIDER_STEPS:
+            return self
+        return Range(float(np.float32(self.scale * wider)), half, self.bits)
 
     @classmethod
     def of(cls, low: float, high: float, bits: int = ACTIVATION_BITS) -> Range:

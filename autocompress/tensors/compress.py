@@ -14,7 +14,7 @@ from autocompress.errors import PolicyError
 from autocompress.guarding.plugin_call import calling, described
 from autocompress.network.channels import ChannelGroup, channel_scores, file_axis, keep_indices
 from autocompress.network.graph import BaseGraph, Layer
-from autocompress.network.placement import check_decisions, place
+from autocompress.network.placement import centred, check_decisions, place
 from autocompress.policy import INTEGER_BITS, ChannelPolicy, LayerPolicy, Policy
 from autocompress.tensors.calibration import Calibration, Range
 from autocompress.tensors.guarded_weights import check_repaired
@@ -72,8 +72,10 @@ class LayerDatabase:
             for name, layer in self._graph.layers.items()
             if name in cuts or policy.layers.get(name, LayerPolicy()) != LayerPolicy()
         }
-        quantized = place(self._graph, policy, self._components.target.capabilities()).quantized
-        ranges = {source: self._grid(source, policy) for source in quantized.values()}
+        capabilities = self._components.target.capabilities()
+        placement = place(self._graph, policy, capabilities)
+        ranges = {source: self._grid(source, policy) for source in placement.quantized.values()}
+        ranges |= {source: ranges[source].centred() for source in centred(self._graph, placement, capabilities)}
         return CompressedModel(layers=layers, ranges=ranges, kept=kept)
 
     def _grid(self, tensor: str, policy: Policy) -> Range:

@@ -10,7 +10,7 @@ import pytest
 
 from autocompress.components import Capabilities
 from autocompress.network.graph import BaseGraph, Layer, Op
-from autocompress.network.placement import Placement, has_codes, place, quantizable
+from autocompress.network.placement import Placement, centred, has_codes, place, quantizable
 from autocompress.policy import LayerPolicy, Policy
 
 if TYPE_CHECKING:
@@ -244,6 +244,18 @@ def test_a_moved_tensor_has_a_range_of_its_own_when_its_source_is_float() -> Non
     found = placed(layers, [Op("pool", "MaxPool", ("a",), "pooled")], integer("b"))
     assert found.quantized == {"pooled": "pooled", "output": "output"}
     assert found.integer == {"node_b"}
+
+
+def test_what_a_kernel_for_signed_codes_reads_is_centred() -> None:
+    layers = [layer("a", "input", "a"), layer("b", "a", "b", kind="linear"), layer("c", "d", "output", kind="linear")]
+    ops = [Op("product", "MatMul", ("b", "b"), "d")]
+    wanting = replace(CAPABILITIES, centred=frozenset({"linear", "MatMul"}))
+    policy = Policy(dict.fromkeys("abc", INT8), ops={"product": "integer"})
+    found = place(graph(layers, ops), policy, wanting)
+    assert centred(graph(layers, ops), found, wanting) == {"a", "b", "d"}
+    assert centred(graph(layers, ops), found, CAPABILITIES) == set()
+    stored = place(graph(layers, ops), integer("a"), wanting)
+    assert centred(graph(layers, ops), stored, wanting) == set()
 
 
 REARRANGED = [layer("a", "input", "a"), layer("b", "flat", "b", kind="linear")], [Op("flatten", "Reshape", ("a",), "flat")]
