@@ -16,7 +16,7 @@ import pytest
 import torch
 from autocompress_plugins.openvino_cpu import OpenVino
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from autocompress import Budget, CompressedModel, Target, Task, search
 from autocompress.accuracy.evaluation import snr_db
@@ -118,6 +118,43 @@ def test_an_operator_that_moves_codes_needs_no_quantizer_behind_it(
     flat = next(node for node in nodes if node.op_type == "Flatten")
     assert [node.name for node in nodes if flat.output[0] in node.input] == [tiny.graph.layers["head"].node]
     assert tiny.graph.layers["head"].node in there.integer_nodes(candidate.artifact.path, calibration_file)
+
+
+class Mixer(nn.Module):
+    """A product of two activations with a softmax behind it, as in an attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(1).reshape(-1, 8, 8)
+        shares = torch.softmax(self.first(rows) @ self.second(rows).transpose(1, 2), dim=-1)
+        outputs: Tensor = self.head((shares @ rows).flatten(1))
+        return outputs
+
+
+def test_products_read_signed_codes(
+    tiny_task: Task, components: Components, there: Device, device: Device, calibration_file: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    task = replace(tiny_task, model=Mixer().eval())
+    graph = export(task.model, task.example_input, tmp_path / "fp32.onnx")
+    calibration = Calibration(task, graph, components, tmp_path)
+    calibration.observe()
+    products = [op for op in graph.ops if op.op_type == "MatMul"]
+    policy = Policy(dict.fromkeys(graph.layers, INT8), ops=dict.fromkeys((op.name for op in products), "integer"))
+    compressed = LayerDatabase(graph, calibration, components, {}).compress(policy)
+    path = build(graph, policy, compressed, components.target.capabilities(), tmp_path / "mixer.onnx").artifact.path
+    assert len(products) == 2
+    file = onnx.load(path).graph
+    types = {value.name: value.data_type for value in file.initializer}
+    zero_points = [types[node.input[2]] for node in file.node if node.op_type == "QuantizeLinear"]
+    assert onnx.TensorProto.INT8 in zero_points
+    assert set(zero_points) <= {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+    expected = outputs(device, path, calibration_file, optimize=False)
+    for optimize in (True, False):
+        assert snr_db(expected, outputs(there, path, calibration_file, optimize)) > 30
 
 
 def test_a_swish_is_computed_on_a_convolutions_sums(

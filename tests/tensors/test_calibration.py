@@ -51,6 +51,25 @@ def test_one_sided_ranges_waste_no_code() -> None:
     assert Range.of(-1.0, 254.0) == Range(1.0, 1)
 
 
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (-3.0, 2.0), (-1.0, 1.9)])
+def test_a_centred_grid_covers_the_range_in_signed_codes(low: float, high: float) -> None:
+    grid = Range.of(low, high)
+    centred = grid.centred()
+    assert centred.is_centred
+    assert centred.zero_point == 128
+    assert -128 * centred.scale <= low + grid.scale / 2
+    assert 127 * centred.scale >= high - grid.scale / 2
+    assert centred.scale <= 1.5 * grid.scale
+    assert centred.centred().scale == pytest.approx(centred.scale)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.17, 4.0), (-4.0, 0.5)])
+def test_a_grid_is_not_centred_at_a_large_loss(low: float, high: float) -> None:
+    grid = Range.of(low, high)
+    assert grid.centred() == grid
+    assert not grid.is_centred
+
+
 def test_an_empty_range_has_a_grid() -> None:
     assert Range.of(0.0, 0.0) == Range(1.0, 0)
     assert Range.of(0.0, 1e-46) == Range(1.0, 0)  # vanishes in float32
