@@ -165,7 +165,11 @@ class Device:
     def _stop(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            for stream in (self._process.stdin, self._process.stdout):
+                assert stream is not None
+                with contextlib.suppress(OSError):  # half a request for a process that has ended
+                    stream.close()  # not read to its end: another process may hold the other side
+            self._process.wait()
             self._process = None
 
     def _ask(self, do: str, save: Path | None = None, **arguments: Any) -> Any:
