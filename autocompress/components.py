@@ -272,8 +272,8 @@ class Capabilities:
             named: `static`.
         codebooks: whether codes that name entries of a table are expanded at load.
         group_sizes: layer kinds whose weights may have one scale for each block of inputs, when they compute in float.
-        fused_ops: ONNX operators that a convolution's integer kernel computes in float on its own sums: the output before them
-            needs no range.
+        fused_ops: ONNX operators that take a convolution's sums in float, as a part of its integer kernel or by themselves: the
+            output before them needs no range.
         integer_ops: ONNX operators without weights that have an integer kernel with an output range of its own.
         passthrough_ops: ONNX operators that only move values, so that the output keeps the input's scale.
         moves_codes: whether those move codes also where no quantizer follows them.
