@@ -277,7 +277,8 @@ class Capabilities:
         integer_ops: ONNX operators without weights that have an integer kernel with an output range of its own.
         passthrough_ops: ONNX operators that only move values, so that the output keeps the input's scale.
         moves_codes: whether those move codes also where no quantizer follows them.
-        centred: layer kinds and ONNX operators whose integer kernel is fast for inputs on a grid that is symmetric around 0.
+        centred: layer kinds and ONNX operators whose integer kernel is fast for signed inputs on a grid around 0; they get
+            those that no layer of another kind reads.
         joining_ops: ONNX operators that join tensors, integer where all of those and the output have one scale.
         packed_sparse: whether a bit mask plus packed non-zeros is expanded at load and not at each inference.
         minimum_runtime: runtime to the lowest version that runs the files.

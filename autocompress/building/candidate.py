@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def save_state(compressed: CompressedModel, path: Path) -> None:
         optional = {f"bias:{name}": layer.bias, f"mask:{name}": layer.mask}
         tensors |= {key: tensor for key, tensor in optional.items() if tensor is not None}
     tensors |= {f"kept:{name}": kept for name, kept in compressed.kept.items()}
-    ranges = {name: (grid.scale, grid.zero_point, grid.bits) for name, grid in compressed.ranges.items()}
+    ranges = {name: astuple(grid) for name, grid in compressed.ranges.items()}
     metadata = {"axes": json.dumps(axes, sort_keys=True), "ranges": json.dumps(ranges, sort_keys=True)}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
 
@@ -163,7 +163,7 @@ def load_state(path: Path) -> CompressedModel:
 
 def _loaded(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> CompressedModel:
     axes = from_plain(Mapping[str, tuple[int, int, int | None]], metadata["axes"])
-    ranges = from_plain(Mapping[str, tuple[float, int, int]], metadata["ranges"])
+    ranges = from_plain(Mapping[str, tuple[float, int, int, bool]], metadata["ranges"])
     names = dict.fromkeys(key.split(":", 1)[1] for key in tensors if key.startswith(("codes:", "weight:")))
     return CompressedModel(
         layers={name: _loaded_layer(name, tensors, axes) for name in names},

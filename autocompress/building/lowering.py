@@ -205,8 +205,7 @@ class _Edit:
     def _quantized(self, value: ir.Value, grid: Range, factor: float) -> ir.Value:
         """`factor * value`, rounded to a grid."""
         code = np.uint8 if grid.bits == INTEGER_BITS else np.uint16
-        signed = self._capabilities.centred and grid.is_centred and grid.bits == INTEGER_BITS
-        zero_point = self._scalar(np.int8(0) if signed else code(grid.zero_point))
+        zero_point = self._scalar(np.int8(0) if grid.signed else code(grid.zero_point))
         codes = self._node("QuantizeLinear", [value, self._scalar(np.float32(grid.scale / factor)), zero_point])
         return self._node("DequantizeLinear", [codes, self._scalar(np.float32(grid.scale)), zero_point])
 

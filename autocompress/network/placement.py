@@ -40,6 +40,7 @@ class Placement:
         barriers: node that stays float to its quantized input; the runtime would otherwise make the node integer.
         modes: layer whose weight has codes to how it computes.
         dynamic: names of the products of two activations that find both grids at run time.
+        covered: tensor whose scale others use, after operators joined them, to the tensors whose ranges its own has to cover.
     """
 
     integer: frozenset[str]
@@ -47,6 +48,12 @@ class Placement:
     barriers: dict[str, str]
     modes: dict[str, Activation] = field(default_factory=dict)
     dynamic: frozenset[str] = frozenset()
+    covered: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def ranges(self) -> dict[str, frozenset[str]]:
+        """Tensor whose scale is used to the tensors whose ranges that covers, itself among them."""
+        return {source: self.covered.get(source, frozenset({source})) for source in self.quantized.values()}
 
 
 def place(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Placement:
@@ -59,10 +66,11 @@ def place(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Place
     moved = _moved(graph, policy, capabilities)
     needed = (_origin(name, moved) for name in (*static, *_read_by_asked(graph, policy, capabilities)))
     quantized = {name: name for name in (*needed, *_named(policy))}
+    covered: dict[str, frozenset[str]] = {}
     for op in graph.ops:
         if op.op_type in capabilities.joining_ops and _joins(op, policy, quantized):
             integer.add(op.name)
-            quantized |= dict.fromkeys((*op.inputs, op.output), op.output)
+            _join(op, quantized, covered)
         elif _op_is_integer(op, policy, capabilities, quantized):
             integer.add(op.name)
             if op.op_type in capabilities.passthrough_ops:
@@ -71,17 +79,18 @@ def place(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> Place
             elif op.op_type != PRODUCT:
                 _share(quantized, op.output, op.output)
     barriers = _barriers(graph, capabilities, integer, quantized) if capabilities.barriers else {}
-    return Placement(frozenset(integer), quantized, barriers, modes, dynamic)
+    return Placement(frozenset(integer), quantized, barriers, modes, dynamic, covered)
 
 
 def centred(graph: BaseGraph, placement: Placement, capabilities: Capabilities) -> set[str]:
-    """Tensors whose grid should be symmetric around 0 for an integer kernel that reads it."""
+    """Tensors whose grid should be symmetric around 0: an integer kernel that reads it wants that, and no layer's does not."""
     static = [layer for name, layer in graph.layers.items() if placement.modes.get(name) == "static"]
-    read = {layer.input for layer in static if layer.kind in capabilities.centred}
+    wanted = {layer.input for layer in static if layer.kind in capabilities.centred}
+    unwanted = {layer.input for layer in static if layer.kind not in capabilities.centred}
     for op in graph.ops:
         if op.op_type in capabilities.centred and op.name in placement.integer - placement.dynamic:
-            read.update(op.inputs)
-    return {placement.quantized[name] for name in read}
+            wanted.update(op.inputs)
+    return {placement.quantized[name] for name in wanted} - {placement.quantized[name] for name in unwanted}
 
 
 def check_decisions(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> None:
@@ -193,11 +202,20 @@ def _op_is_integer(op: Op, policy: Policy, capabilities: Capabilities, quantized
 
 
 def _joins(op: Op, policy: Policy, quantized: Mapping[str, str]) -> bool:
-    """Whether its inputs may take the output's range, which holds theirs: none shares its own with another tensor."""
-    used = Counter(quantized.values())
-    alone = all(quantized.get(name) == name and used[name] == 1 for name in op.inputs)
-    short = all(_is_short(name, policy) for name in (*op.inputs, op.output))
-    return alone and short and policy.ops.get(op.name, "integer") == "integer"
+    """Whether its inputs, and whatever shares a scale with them, may take the output's."""
+    ready = all(name in quantized for name in op.inputs)
+    short = ready and all(_is_short(quantized.get(name, name), policy) for name in (*op.inputs, op.output))
+    return short and policy.ops.get(op.name, "integer") == "integer"
+
+
+def _join(op: Op, quantized: dict[str, str], covered: dict[str, frozenset[str]]) -> None:
+    """One scale for the inputs, the output and what shares theirs. The output holds its inputs' values, not their sources'."""
+    sources = {quantized[name] for name in op.inputs}
+    inner = frozenset[str]().union(*(covered.pop(source, {source}) for source in sources)) - set(op.inputs)
+    if inner:
+        covered[op.output] = inner | {op.output}
+    joined = [name for name, source in quantized.items() if source in sources]
+    quantized |= dict.fromkeys((*joined, op.output), op.output)
 
 
 def has_kernel(op: Op, capabilities: Capabilities) -> bool:

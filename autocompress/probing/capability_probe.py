@@ -30,7 +30,6 @@ from autocompress.errors import AutocompressError
 from autocompress.measuring.device import Device, TimingSettings
 from autocompress.measuring.lease import lease
 from autocompress.network.graph import BaseGraph, Layer, export, save
-from autocompress.network.placement import place
 from autocompress.policy import LayerPolicy, Policy, Precision
 from autocompress.probing.exact_sums import SumCheck
 from autocompress.probing.findings import Case, Finding, Findings, Subject
@@ -38,7 +37,7 @@ from autocompress.probing.probe_encodings import Encoding, encoded, encodings
 from autocompress.probing.probe_nets import ProbeNet, layer_nets, op_nets
 from autocompress.task import Task
 from autocompress.tensors.calibration import Calibration
-from autocompress.tensors.compress import CompressedModel
+from autocompress.tensors.compress import CompressedModel, placed_ranges
 
 if TYPE_CHECKING:
     from autocompress.settings import Settings
@@ -256,8 +255,8 @@ class _Net:
 
     def _compressed(self, policy: Policy) -> CompressedModel:
         layers = {name: self._layer(self.graph.layers[name], decision) for name, decision in policy.layers.items()}
-        quantized = place(self.graph, policy, self.probe._capabilities).quantized
-        return CompressedModel(layers, {source: self.calibration.ranges[source] for source in quantized.values()})
+        ranges = placed_ranges(self.graph, policy, self.probe._capabilities, self.calibration.ranges.__getitem__)
+        return CompressedModel(layers, ranges)
 
     def _layer(self, layer: Layer, decision: LayerPolicy) -> CompressedLayer:
         weight = torch.from_numpy(self.graph.initializers[layer.weight].copy())

@@ -40,11 +40,16 @@ POSITIONS = 128
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """A grid of unsigned codes of 8 or 16 bits: `value = (code - zero_point) * scale`; 0 lies on it exactly."""
+    """A grid of unsigned codes of 8 or 16 bits: `value = (code - zero_point) * scale`; 0 lies on it exactly.
+
+    Attributes:
+        signed: the zero point is the middle one, and a file has the codes less that.
+    """
 
     scale: float
     zero_point: int
     bits: int = ACTIVATION_BITS
+    signed: bool = False
 
     @property
     def most(self) -> int:
@@ -52,17 +57,25 @@ class Range:
         return int(2**self.bits) - 1
 
     @property
-    def is_centred(self) -> bool:
-        """Whether codes less the zero point are signed ones."""
-        return self.zero_point == int(2 ** (self.bits - 1))
+    def ends(self) -> tuple[float, float]:
+        """The values of the smallest and of the largest code."""
+        return -self.zero_point * self.scale, (self.most - self.zero_point) * self.scale
 
     def centred(self) -> Range:
-        """Symmetric around 0 for the same values; this one where none is negative, or the steps would become too wide."""
+        """Signed codes around 0 for the same values; this one where none is negative, or the steps would become too wide."""
         half = int(2 ** (self.bits - 1))
         wider = max(self.zero_point / half, (self.most - self.zero_point) / (half - 1))
         if self.zero_point == 0 or wider > WIDER_STEPS:
             return self
-        return Range(float(np.float32(self.scale * wider)), half, self.bits)
+        return Range(float(np.float32(self.scale * wider)), half, self.bits, signed=True)
+
+    @classmethod
+    def covering(cls, grids: Sequence[Range]) -> Range:
+        """The grid of the same bits that covers all of these."""
+        if len(grids) == 1:
+            return grids[0]
+        lows, highs = zip(*(grid.ends for grid in grids), strict=True)
+        return cls.of(min(lows), max(highs), grids[0].bits)
 
     @classmethod
     def of(cls, low: float, high: float, bits: int = ACTIVATION_BITS) -> Range:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from autocompress.components import Components, CompressedLayer, QuantizedTensor, Recovery
+from autocompress.components import Capabilities, Components, CompressedLayer, QuantizedTensor, Recovery
 from autocompress.errors import PolicyError
 from autocompress.guarding.plugin_call import calling, described
 from autocompress.network.channels import ChannelGroup, channel_scores, file_axis, keep_indices
@@ -35,6 +36,19 @@ class CompressedModel:
     layers: Mapping[str, CompressedLayer]
     ranges: Mapping[str, Range]
     kept: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def placed_ranges(
+    graph: BaseGraph, policy: Policy, capabilities: Capabilities, found: Callable[[str], Range]
+) -> dict[str, Range]:
+    """The grid of each tensor whose scale a file has.
+
+    Args:
+        found: the grid that was found for a tensor by itself.
+    """
+    placement = place(graph, policy, capabilities)
+    ranges = {source: Range.covering([found(name) for name in sorted(held)]) for source, held in placement.ranges.items()}
+    return ranges | {source: ranges[source].centred() for source in centred(graph, placement, capabilities)}
 
 
 class LayerDatabase:
@@ -72,10 +86,7 @@ class LayerDatabase:
             for name, layer in self._graph.layers.items()
             if name in cuts or policy.layers.get(name, LayerPolicy()) != LayerPolicy()
         }
-        capabilities = self._components.target.capabilities()
-        placement = place(self._graph, policy, capabilities)
-        ranges = {source: self._grid(source, policy) for source in placement.quantized.values()}
-        ranges |= {source: ranges[source].centred() for source in centred(self._graph, placement, capabilities)}
+        ranges = placed_ranges(self._graph, policy, self._components.target.capabilities(), partial(self._grid, policy=policy))
         return CompressedModel(layers=layers, ranges=ranges, kept=kept)
 
     def _grid(self, tensor: str, policy: Policy) -> Range:

@@ -87,7 +87,7 @@ def _distinct(ranges: Mapping[str, Range]) -> list[str | None]:
 
 
 def _alike(one: Range, other: Range) -> bool:
-    ends = [(-grid.zero_point * grid.scale, (grid.most - grid.zero_point) * grid.scale) for grid in (one, other)]
+    ends = one.ends, other.ends
     width = max(high - low for low, high in ends)
     return all(abs(a - b) < NOTICED * width for a, b in zip(*ends, strict=True))
 
@@ -101,5 +101,5 @@ def in_effect(graph: BaseGraph, policy: Policy, capabilities: Capabilities) -> P
     """The policy without observers of tensors that have no grid of their own in its file."""
     if not policy.observers:
         return policy
-    sources = set(place(graph, policy, capabilities).quantized.values())
-    return replace(policy, observers={name: observer for name, observer in policy.observers.items() if name in sources})
+    used = frozenset[str]().union(*place(graph, policy, capabilities).ranges.values())
+    return replace(policy, observers={name: observer for name, observer in policy.observers.items() if name in used})

@@ -113,13 +113,36 @@ def test_tensors_that_are_joined_share_the_range_of_the_result() -> None:
     assert place(graph(layers, ops), integer("a", "c"), JOINING).quantized == {n: n for n in ("input", "x", "p", "output")}
 
 
-def test_a_tensor_that_shares_a_range_already_joins_no_other() -> None:
-    """The later range need not hold the values of whatever shares the earlier one."""
+def test_what_is_joined_again_shares_one_range() -> None:
     layers = [layer("a", "input", "x"), layer("b", "input", "y"), layer("c", "z", "w")]
     ops = [Op("first", "Concat", ("x", "y"), "z"), Op("second", "Concat", ("z", "w"), "output")]
     found = place(graph(layers, ops), integer("a", "b", "c"), JOINING)
-    assert found.quantized == {"input": "input", "w": "w", **dict.fromkeys("xyz", "z")}
-    assert "second" not in found.integer
+    assert found.quantized == {"input": "input", **dict.fromkeys((*"xyzw", "output"), "output")}
+    assert found.integer >= {"first", "second"}
+    assert found.ranges == {name: frozenset({name}) for name in ("input", "output")}  # the last one gives all values of all
+
+
+def test_a_part_that_is_joined_again_brings_the_range_of_the_whole() -> None:
+    """The result of the second joins half of the first one's; the other half has no place in its range."""
+    layers = [layer("a", "input", "x"), layer("b", "input", "y"), layer("c", "right", "w"), layer("d", "more", "v")]
+    ops = [
+        Op("first", "Concat", ("x", "y"), "z"),
+        Op("left", "Slice", ("z",), "left"),
+        Op("right", "Slice", ("z",), "right"),
+        Op("second", "Concat", ("left", "w"), "more"),
+        Op("third", "Concat", ("more", "v"), "output"),
+    ]
+    able = replace(JOINING, passthrough_ops=frozenset({"Slice"}))
+    found = place(graph(layers, ops), integer("a", "b", "c", "d"), able)
+    shared = ("x", "y", "z", "left", "right", "w", "more", "v", "output")
+    assert found.quantized == {"input": "input", **dict.fromkeys(shared, "output")}
+    assert found.ranges == {"input": frozenset({"input"}), "output": frozenset({"z", "output"})}
+    refused = replace(integer("a", "b", "c", "d"), ops={"second": "float"})
+    assert place(graph(layers, ops), refused, able).ranges == {
+        name: frozenset({name}) for name in ("input", "z", "w", "output")
+    }
+    precise = replace(integer("a", "b", "c", "d"), tensors={"z": 16})
+    assert "second" not in place(graph(layers, ops), precise, able).integer
 
 
 def test_an_operator_follows_its_inputs(tiny: Tiny) -> None:
@@ -256,6 +279,14 @@ def test_what_a_kernel_for_signed_codes_reads_is_centred() -> None:
     assert centred(graph(layers, ops), found, CAPABILITIES) == set()
     stored = place(graph(layers, ops), integer("a"), wanting)
     assert centred(graph(layers, ops), stored, wanting) == set()
+
+
+def test_what_a_kernel_for_unsigned_codes_reads_as_well_is_not_centred() -> None:
+    layers = [layer("a", "input", "a"), layer("b", "moved", "b", kind="linear"), layer("c", "a", "c")]
+    nets = graph(layers, [Op("move", "MaxPool", ("a",), "moved")])
+    wanting = replace(CAPABILITIES, centred=frozenset({"linear"}))
+    assert centred(nets, place(nets, integer("a", "b", "c"), wanting), wanting) == set()
+    assert centred(nets, place(nets, integer("a", "b"), wanting), wanting) == {"a"}
 
 
 REARRANGED = [layer("a", "input", "a"), layer("b", "flat", "b", kind="linear")], [Op("flatten", "Reshape", ("a",), "flat")]

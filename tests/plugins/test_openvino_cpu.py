@@ -27,7 +27,7 @@ from autocompress.errors import ConfigError, RuntimeCrashError
 from autocompress.measuring.device import Device, open_device
 from autocompress.measuring.runner import load_module
 from autocompress.network.channels import ChannelGroups
-from autocompress.network.graph import export
+from autocompress.network.graph import BaseGraph, export
 from autocompress.policy import LayerPolicy, Policy
 from autocompress.tensors.calibration import Calibration
 from autocompress.tensors.compress import LayerDatabase
@@ -84,6 +84,24 @@ def make(tiny: Tiny, components: Components, groups: ChannelGroups, tmp_path: Pa
     return built
 
 
+@pytest.fixture
+def make_net(tiny_task: Task, components: Components, tmp_path: Path) -> Callable[[nn.Module], tuple[BaseGraph, Path]]:
+    """Another net's graph and its file, each layer and each product of activations in INT8."""
+
+    def built(net: nn.Module) -> tuple[BaseGraph, Path]:
+        task = replace(tiny_task, model=net.eval())
+        graph = export(net, task.example_input, tmp_path / "fp32.onnx")
+        calibration = Calibration(task, graph, components, tmp_path)
+        calibration.observe()
+        products = (op.name for op in graph.ops if op.op_type == "MatMul")
+        policy = Policy(dict.fromkeys(graph.layers, INT8), ops=dict.fromkeys(products, "integer"))
+        compressed = LayerDatabase(graph, calibration, components, {}).compress(policy)
+        candidate = build(graph, policy, compressed, components.target.capabilities(), tmp_path / "net.onnx")
+        return graph, candidate.artifact.path
+
+    return built
+
+
 def outputs(device: Device, path: Path, inputs: Path, optimize: bool = True) -> NDArray[Any]:
     return device.outputs(path, inputs, 0, 128, 64, optimize=optimize)
 
@@ -135,18 +153,11 @@ class Mixer(nn.Module):
 
 
 def test_products_read_signed_codes(
-    tiny_task: Task, components: Components, there: Device, device: Device, calibration_file: Path, tmp_path: Path
+    make_net: Callable[[nn.Module], tuple[BaseGraph, Path]], there: Device, device: Device, calibration_file: Path
 ) -> None:
     torch.manual_seed(0)
-    task = replace(tiny_task, model=Mixer().eval())
-    graph = export(task.model, task.example_input, tmp_path / "fp32.onnx")
-    calibration = Calibration(task, graph, components, tmp_path)
-    calibration.observe()
-    products = [op for op in graph.ops if op.op_type == "MatMul"]
-    policy = Policy(dict.fromkeys(graph.layers, INT8), ops=dict.fromkeys((op.name for op in products), "integer"))
-    compressed = LayerDatabase(graph, calibration, components, {}).compress(policy)
-    path = build(graph, policy, compressed, components.target.capabilities(), tmp_path / "mixer.onnx").artifact.path
-    assert len(products) == 2
+    graph, path = make_net(Mixer())
+    assert sum(op.op_type == "MatMul" for op in graph.ops) == 2
     file = onnx.load(path).graph
     types = {value.name: value.data_type for value in file.initializer}
     zero_points = [types[node.input[2]] for node in file.node if node.op_type == "QuantizeLinear"]
@@ -157,20 +168,53 @@ def test_products_read_signed_codes(
         assert snr_db(expected, outputs(there, path, calibration_file, optimize)) > 30
 
 
+class Halves(nn.Module):
+    """Each unit changes half of its channels, as in ShuffleNet. Of the first result, that half is the larger one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide = nn.Conv2d(1, 8, 3, bias=False), nn.Conv2d(1, 8, 3, bias=False)
+        self.first, self.second = nn.Conv2d(8, 8, 1, bias=False), nn.Conv2d(8, 8, 1, bias=False)
+        self.head = nn.Linear(16 * 36, 10)
+        self.wide.weight.data *= 8
+        self.first.weight.data /= 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, changed = torch.cat([self.stem(x), self.wide(x)], 1).chunk(2, 1)
+        kept, changed = torch.cat([kept, self.first(changed)], 1).chunk(2, 1)
+        outputs: Tensor = self.head(torch.cat([kept, self.second(changed)], 1).flatten(1))
+        return outputs
+
+
+def test_halves_that_are_joined_again_and_again_are_never_rounded_anew(
+    make_net: Callable[[nn.Module], tuple[BaseGraph, Path]], there: Device, device: Device, calibration_file: Path
+) -> None:
+    """One grid, which covers what no later join holds any more, too. Its codes are unsigned, though a product reads them."""
+    torch.manual_seed(0)
+    net = Halves()
+    graph, path = make_net(net)
+    joins = [op.name for op in graph.ops if op.op_type == "Concat"]
+    file = onnx.load(path).graph
+    writers = {node.output[0]: node for node in file.node}
+    read = [writers[name] for node in file.node if node.name in joins for name in node.input]
+    assert [node.op_type for node in read] == ["DequantizeLinear", "DequantizeLinear", *["Split", "DequantizeLinear"] * 2]
+    (scale,) = {node.input[1] for node in read if node.op_type == "DequantizeLinear"}
+    (step,) = [onnx.numpy_helper.to_array(value) for value in file.initializer if value.name == scale]
+    with torch.no_grad():
+        wide = net.wide(torch.from_numpy(np.load(calibration_file)))
+    assert 255 * step > 0.95 * float(wide.max() - wide.min())
+    expected = outputs(device, path, calibration_file, optimize=False)
+    for optimize in (True, False):
+        assert snr_db(expected, outputs(there, path, calibration_file, optimize)) > 30
+
+
 def test_a_swish_is_computed_on_a_convolutions_sums(
-    tiny_task: Task, components: Components, there: Device, device: Device, calibration_file: Path, tmp_path: Path
+    make_net: Callable[[nn.Module], tuple[BaseGraph, Path]], there: Device, device: Device, calibration_file: Path
 ) -> None:
     """No range stands before it, and the convolutions around it are integer."""
     torch.manual_seed(0)
     features = [nn.Conv2d(1, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 32, 3, padding=1), nn.Hardswish()]
-    net = nn.Sequential(*features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)).eval()
-    task = replace(tiny_task, model=net)
-    graph = export(net, task.example_input, tmp_path / "fp32.onnx")
-    calibration = Calibration(task, graph, components, tmp_path)
-    calibration.observe()
-    policy = Policy(dict.fromkeys(graph.layers, INT8))
-    compressed = LayerDatabase(graph, calibration, components, {}).compress(policy)
-    path = build(graph, policy, compressed, components.target.capabilities(), tmp_path / "swish.onnx").artifact.path
+    graph, path = make_net(nn.Sequential(*features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)))
     nodes = {layer.node for layer in graph.layers.values()}
     assert there.integer_nodes(path, calibration_file) & nodes == nodes
     assert read_in_codes(path) == {"Conv", "Flatten", "Gemm"}

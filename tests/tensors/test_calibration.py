@@ -55,7 +55,7 @@ def test_one_sided_ranges_waste_no_code() -> None:
 def test_a_centred_grid_covers_the_range_in_signed_codes(low: float, high: float) -> None:
     grid = Range.of(low, high)
     centred = grid.centred()
-    assert centred.is_centred
+    assert centred.signed
     assert centred.zero_point == 128
     assert -128 * centred.scale <= low + grid.scale / 2
     assert 127 * centred.scale >= high - grid.scale / 2
@@ -67,7 +67,15 @@ def test_a_centred_grid_covers_the_range_in_signed_codes(low: float, high: float
 def test_a_grid_is_not_centred_at_a_large_loss(low: float, high: float) -> None:
     grid = Range.of(low, high)
     assert grid.centred() == grid
-    assert not grid.is_centred
+    assert not grid.signed
+
+
+def test_one_grid_covers_several() -> None:
+    parts = Range.of(-1.0, 254.0), Range.of(-3.0, 2.0), Range.of(0.0, 300.0)
+    low, high = Range.covering(parts).ends
+    assert (low, high) == pytest.approx((-3.0, 300.0), abs=Range.covering(parts).scale / 2)
+    assert Range.covering(parts[:1]) is parts[0]
+    assert Range.covering([Range.of(-1.0, 1.0, 16), Range.of(0.0, 2.0, 16)]).bits == 16
 
 
 def test_an_empty_range_has_a_grid() -> None:
