@@ -168,8 +168,9 @@ def publish(name: str, rows: Any) -> None:
 
 
 def _command() -> str:
+    """Without the folders of the machine it ran on."""
     module = getattr(sys.modules["__main__"].__spec__, "name", "")
-    return " ".join(["python -m", module, *sys.argv[1:]])
+    return " ".join(["python -m", module, *("FOLDER" if Path(word).is_absolute() else word for word in sys.argv[1:])])
 
 
 def environment() -> dict[str, Any]:
