@@ -31,7 +31,10 @@ ROOT = Path(__file__).parents[1]
 SUBJECTS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "policy": (["policy"], ["--noconftest", "tests/test_policy.py"]),
     "budget": (["budget"], ["--noconftest", "tests/test_budget.py"]),
-    "lowering": (["building.lowering"], ["tests/building/test_lowering.py", "tests/building"]),
+    "lowering": (
+        ["building.lowering"],
+        ["tests/building/test_lowering.py", "tests/building", "tests/network/test_sequences.py"],
+    ),
     "searching": (
         [f"searching.{name}" for name in ("conclusion", "ending", "finalists", "history", "loop", "selection", "start")],
         ["tests/searching"],
