@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,16 @@ def test_an_interrupted_search_ends_with_the_best_so_far(home: Nursery, tmp_path
     assert (tmp_path / "out/best/README.md").is_file()
     assert search.orphans() == []
     assert accounts(tmp_path) == ([], [])
+
+
+@pytest.mark.parametrize("library", ["multiarray_umath", "libtorch_cpu"])
+def test_an_interruption_while_modules_are_imported(tmp_path: Path, library: str) -> None:
+    """In a fresh interpreter, once a library is there that others are still importing."""
+    command = [sys.executable, "-m", "autocompress", "search", *SMALL]
+    with subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        while library not in Path(f"/proc/{process.pid}/maps").read_text() and process.poll() is None:
+            pass
+        process.terminate()
+        said = process.communicate(timeout=60)[0]
+    assert (said, process.returncode) == ("autocompress: interrupted; the same command resumes\n", 130)
+    assert list(tmp_path.iterdir()) == []
