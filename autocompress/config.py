@@ -269,6 +269,7 @@ def search_settings(config: DictConfig, registry: Registry, folder: Path) -> Set
     """
     _require_values(config)
     _refuse_unknown(config, registry)
+    _require_types(config, registry)
     schema = cast(BaseSchema, OmegaConf.to_object(config))
     if schema.objective not in get_args(Objective):
         raise ConfigError(f"objective='{schema.objective}': expected one of {', '.join(get_args(Objective))}")
@@ -301,6 +302,17 @@ def _refuse_unknown(config: DictConfig, registry: Registry) -> None:
     unknown = [key for key in _keys(config) if key not in known and not key.startswith(free)]
     if unknown:
         raise ConfigError(_unknown_key(unknown[0], registry))
+
+
+def _require_types(config: DictConfig, registry: Registry) -> None:
+    """Hydra does not look at what an interpolation such as `search=${objective}` gives to a section or a list."""
+    schema = OmegaConf.structured(OmegaConf.get_type(config))
+    for key, value in cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)).items():
+        try:
+            OmegaConf.update(schema, key, value)
+        except OmegaConfBaseException as error:
+            inside = error.full_key not in (None, "", key)
+            raise ConfigError(explain(error, registry) if inside else _wrong_value(f"{key}={value}", str(error))) from error
 
 
 def _is_free(node: Any) -> bool:

@@ -104,13 +104,15 @@ class Registry:
 
         Raises:
             UnknownComponentError: no plugin in use registers it.
-            ConfigError: it has no such field, or one of another type.
+            ConfigError: these are no settings, or it has no such field, or one of another type.
         """
         component = self.component(kind, name)
-        known = {entry.name for entry in dataclasses.fields(cast(Any, component))}
-        unknown = sorted(set(settings) - known)
-        if unknown:
-            raise ConfigError(f"{kind}.{name}: no option '{unknown[0]}'; options: {', '.join(sorted(known)) or 'none'}")
+        known = sorted(entry.name for entry in dataclasses.fields(cast(Any, component)))
+        options = f"options: {', '.join(known) or 'none'}"
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"{kind}.{name}={settings}: expected a mapping; {options}")
+        if unknown := sorted(set(settings) - {*known}):
+            raise ConfigError(f"{kind}.{name}: no option '{unknown[0]}'; {options}")
         try:
             return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(component), dict(settings)))
         except OmegaConfBaseException as error:

@@ -241,6 +241,18 @@ def test_completion_can_be_installed(call: Call) -> None:
         (["search", "quantizer=[int8"], "an argument cannot be read: no viable alternative at input '[int8'; close brackets"),
         (["search", "quantizer.gptq.bits=[3]"], "which is not in use: choose it with quantizer=gptq"),
         (["search", "budget=3"], "budget=3: budget has options of its own: budget.size_bytes, budget.size_ratio, "),
+        (
+            ["search", "++search=${objective}"],
+            "search=accuracy: search has options of its own: search.trials, search.timeout, ",
+        ),
+        (
+            ["search", "++search.seeds=${objective}"],
+            "Invalid value assigned: AnyNode is not a ListConfig, list or tuple. full_key: ",
+        ),
+        (
+            ["search", "++quantizer.int8=${objective}"],
+            "quantizer.int8=accuracy: expected a mapping; options: bits, group_size, ",
+        ),
         (["search", "search.trials=abc"], "search.trials=abc: Value 'abc' of type 'str' could not be converted to Integer"),
         (["search", "metric=acc"], "Did you mean 'accuracy'?"),
         (["evaluate", "artifact=/etc/hostname"], "artifact=/etc/hostname: expected an ONNX file; this is something else"),
