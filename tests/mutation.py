@@ -32,7 +32,7 @@ SUBJECTS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "policy": (["policy"], ["--noconftest", "tests/test_policy.py"]),
     "budget": (["budget"], ["--noconftest", "tests/test_budget.py"]),
     "lowering": (
-        ["building.lowering"],
+        [f"building.{name}" for name in ("lowering", "layer_lowering", "grid_lowering", "weight_codes", "onnx_edit")],
         ["tests/building/test_lowering.py", "tests/building", "tests/network/test_sequences.py"],
     ),
     "searching": (

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-import autocompress.building.lowering
+import autocompress.building.weight_codes
 from autocompress.accuracy.evaluation import snr_db
 from autocompress.building.candidate import Candidate, build
 from autocompress.building.lowering import lower
@@ -239,7 +239,7 @@ def test_sparse_codes_are_packed_when_that_makes_the_file_smaller(
     policy = Policy({layer: replace(decision, pruner="sparse", sparsity=sparsity)})
     chosen, encoding = size(tiny, database, policy, tmp_path / "chosen.onnx", True)
     dense, plain = size(tiny, database, policy, tmp_path / "dense.onnx", False)
-    monkeypatch.setattr(autocompress.building.lowering, "NODE_BYTES", -10_000)
+    monkeypatch.setattr(autocompress.building.weight_codes, "NODE_BYTES", -10_000)
     packed, forced = size(tiny, database, policy, tmp_path / "packed.onnx", True)
     assert forced == f"sparse-{plain}" == f"sparse-int{decision.bits}"
     assert chosen == (packed if encoding == forced else dense)
@@ -270,7 +270,7 @@ class Lengths(nn.Module):
 def test_packing_fills_up_every_length(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lengths: tuple[BaseGraph, LayerDatabase], decision: LayerPolicy
 ) -> None:
-    monkeypatch.setattr(autocompress.building.lowering, "NODE_BYTES", -10_000)
+    monkeypatch.setattr(autocompress.building.weight_codes, "NODE_BYTES", -10_000)
     graph, database = lengths
     policy = Policy(dict.fromkeys(graph.layers, decision))
     candidate = build(graph, policy, database.compress(policy), tiny.components.target.capabilities(), tmp_path / "file.onnx")
