@@ -22,7 +22,7 @@ from autocompress.display.progress import Progress
 from autocompress.errors import BudgetError, ConfigError
 from autocompress.guarding.whole_file import write_whole
 from autocompress.network.channels import ChannelGroups
-from autocompress.network.graph import OPSET
+from autocompress.network.exporting import OPSET
 from autocompress.prediction.latency_model import prediction_error
 from autocompress.prediction.measured_problem import MeasuredProblem
 from autocompress.quality import Quality

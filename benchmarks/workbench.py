@@ -30,7 +30,8 @@ from autocompress.display.progress import Progress
 from autocompress.measuring.device import Device, TimingSettings, open_device
 from autocompress.measuring.fingerprint import device_name
 from autocompress.network.channels import ChannelGroup, find_groups
-from autocompress.network.graph import BaseGraph, export
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph
 from autocompress.policy import Policy
 from autocompress.record import SearchResult
 from autocompress.registry import load_registry

@@ -24,7 +24,7 @@ from torchvision import models
 from autocompress import SearchResult, Target, Task, search
 from autocompress.config import compose_settings
 from autocompress.measuring.device import TimingSettings, open_device
-from autocompress.network.graph import export
+from autocompress.network.exporting import export
 from autocompress.network.placement import place
 from autocompress.registry import load_registry
 from benchmarks.other_tools import made_by_others, that_run

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-import autocompress.tensors.calibration
+import autocompress.tensors.patches
 from autocompress.accuracy.evaluation import Evaluator
 from autocompress.budget import NO_LIMITS, Budget, Footprint, Latency, Measurement
 from autocompress.building.candidate import Candidate, build
@@ -27,7 +27,8 @@ from autocompress.guarding import interruption
 from autocompress.measuring.device import Device, TimingSettings, open_device
 from autocompress.measuring.runner import load_session
 from autocompress.network.channels import ChannelGroups, find_groups
-from autocompress.network.graph import BaseGraph, export
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph
 from autocompress.policy import Policy
 from autocompress.record import SearchResult
 from autocompress.registry import Registry, load_registry
@@ -134,7 +135,7 @@ def tiny_task(tiny: Tiny) -> Task:
 def exhaustive(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Calibration:
     """Statistics over all positions of the images, not over a sample of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autocompress.tensors.calibration, "POSITIONS", 64)
+        patch.setattr(autocompress.tensors.patches, "POSITIONS", 64)
         calibration = Calibration(tiny.task, tiny.graph, tiny.components, tmp_path_factory.mktemp("exhaustive"))
         calibration.observe()
     return calibration

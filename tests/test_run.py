@@ -24,7 +24,7 @@ from autocompress import Budget, LayerPolicy, Measurement, Policy, SearchResult,
 from autocompress.commands.sync import main as sync
 from autocompress.config import compose_settings
 from autocompress.errors import AutocompressError, BudgetError, ConfigError, DataError, PolicyError
-from autocompress.network.graph import export
+from autocompress.network.exporting import export
 from autocompress.plain import from_plain, to_plain
 from autocompress.policy import SavedPolicy, load_saved_policy
 from autocompress.record import Final

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autocompress.components import QuantizedTensor
-from autocompress.tensors.calibration import Range
+from autocompress.tensors.ranges import Range
 
 
 def integer_bias(bias: Tensor, weight: QuantizedTensor, grid: Range) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -17,13 +17,14 @@ from autocompress.artifact import Artifact
 from autocompress.building.lowering import lower
 from autocompress.components import Capabilities, CompressedLayer, QuantizedTensor
 from autocompress.errors import PolicyError
-from autocompress.network.graph import BaseGraph, Layer, save
+from autocompress.network.graph import BaseGraph, Layer
+from autocompress.network.onnx_file import save
 from autocompress.network.placement import check_decisions, place
 from autocompress.plain import from_plain
 from autocompress.policy import Activation, LayerPolicy, Policy
 from autocompress.record import LayerRow
-from autocompress.tensors.calibration import Range
 from autocompress.tensors.compress import CompressedModel
+from autocompress.tensors.ranges import Range
 
 
 @dataclass(frozen=True)

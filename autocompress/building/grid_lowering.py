@@ -17,7 +17,7 @@ import onnx_ir as ir
 from autocompress.building.onnx_edit import OnnxEdit
 from autocompress.network.graph import Op
 from autocompress.policy import INTEGER_BITS
-from autocompress.tensors.calibration import Range
+from autocompress.tensors.ranges import Range
 
 ENDLESS = 3e38
 """A Clip at this bound changes no finite activation; unlike Identity it keeps the runtime from fusing through it."""

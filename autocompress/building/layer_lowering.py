@@ -29,7 +29,7 @@ from autocompress.building.weight_codes import write_codes
 from autocompress.components import Capabilities, CompressedLayer, QuantizedTensor
 from autocompress.network.graph import EMBEDDING, WEIGHT_INPUT, Layer
 from autocompress.policy import Activation
-from autocompress.tensors.calibration import Range
+from autocompress.tensors.ranges import Range
 
 
 @final

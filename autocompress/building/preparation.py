@@ -11,7 +11,8 @@ from torch import nn
 from autocompress.accuracy.evaluation import check_outputs
 from autocompress.components import Components, Recovery
 from autocompress.guarding.plugin_call import calling, described
-from autocompress.network.graph import BaseGraph, export
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph
 from autocompress.network.pairs import layer_pairs
 from autocompress.task import Task
 

@@ -17,12 +17,14 @@ from autocompress.components import Components, CompressedLayer, Quantizer
 from autocompress.display.progress import Progress
 from autocompress.errors import ModelError
 from autocompress.network.channels import ChannelGroup
-from autocompress.network.graph import BaseGraph, export
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph
 from autocompress.policy import LayerPolicy, Policy
 from autocompress.task import Task
-from autocompress.tensors.calibration import Calibration, module_of, oriented
+from autocompress.tensors.calibration import Calibration
 from autocompress.tensors.compress import CompressedModel, LayerDatabase, file_cuts
 from autocompress.tensors.folding import folded
+from autocompress.tensors.module_weights import module_of, oriented
 from autocompress.tensors.stats import LayerStats
 
 

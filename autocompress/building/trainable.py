@@ -12,8 +12,9 @@ from torch.nn.utils import parametrize
 from autocompress.components import QuantizedTensor
 from autocompress.network.placement import place
 from autocompress.policy import LayerPolicy
-from autocompress.tensors.calibration import Range, module_of, oriented
 from autocompress.tensors.folding import folded_norms
+from autocompress.tensors.module_weights import module_of, oriented
+from autocompress.tensors.ranges import Range
 
 if TYPE_CHECKING:
     from autocompress.building.recovery import Recoverable

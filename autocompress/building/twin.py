@@ -21,8 +21,9 @@ from autocompress.network.channels import ChannelGroup, ChannelGroups, cut_modul
 from autocompress.network.graph import EMBEDDING, BaseGraph, Layer
 from autocompress.network.placement import place
 from autocompress.policy import Policy
-from autocompress.tensors.calibration import Range, fold_factor, module_of, oriented
 from autocompress.tensors.compress import CompressedModel, file_cuts
+from autocompress.tensors.module_weights import fold_factor, module_of, oriented
+from autocompress.tensors.ranges import Range
 from autocompress.tensors.stats import slice_axes
 
 EQUAL_DB = 60.0

@@ -20,8 +20,8 @@ from autocompress.network.channels import ChannelGroup, share_below
 from autocompress.network.graph import BaseGraph, Layer
 from autocompress.network.regions import RegionPolicy, merged, region_options
 from autocompress.policy import FLOAT_BITS, UNSTRUCTURED, Activation, ChannelPolicy, LayerPolicy, Policy
-from autocompress.tensors.calibration import Range
 from autocompress.tensors.observers import ObserverPolicy, merged_observers, observer_options
+from autocompress.tensors.ranges import Range
 from autocompress.tensors.sparsity import CHANNEL, n_of_m, share_removed
 
 CHANNELS = "channels/"

@@ -29,7 +29,9 @@ from autocompress.display.progress import Progress
 from autocompress.errors import AutocompressError
 from autocompress.measuring.device import Device, TimingSettings
 from autocompress.measuring.lease import lease
-from autocompress.network.graph import BaseGraph, Layer, export, save
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph, Layer
+from autocompress.network.onnx_file import save
 from autocompress.policy import LayerPolicy, Policy, Precision
 from autocompress.probing.exact_sums import SumCheck
 from autocompress.probing.findings import Case, Finding, Findings, Subject

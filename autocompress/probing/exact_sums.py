@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from autocompress.building.candidate import build
 from autocompress.components import Capabilities, CompressedLayer, QuantizedTensor
 from autocompress.measuring.device import Device
-from autocompress.network.graph import BaseGraph, Layer, export
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph, Layer
 from autocompress.network.placement import place
 from autocompress.policy import LayerPolicy, Policy
 from autocompress.probing.probe_encodings import Encoding, encoded
-from autocompress.tensors.calibration import Range, oriented
 from autocompress.tensors.compress import CompressedModel
+from autocompress.tensors.module_weights import oriented
 from autocompress.tensors.narrow_weights import narrowed
+from autocompress.tensors.ranges import Range
 
 LARGEST_CODE = 255
 

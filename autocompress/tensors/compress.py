@@ -17,8 +17,9 @@ from autocompress.network.channels import ChannelGroup, channel_scores, file_axi
 from autocompress.network.graph import BaseGraph, Layer
 from autocompress.network.placement import centred, check_decisions, place
 from autocompress.policy import INTEGER_BITS, ChannelPolicy, LayerPolicy, Policy
-from autocompress.tensors.calibration import Calibration, Range
+from autocompress.tensors.calibration import Calibration
 from autocompress.tensors.guarded_weights import check_repaired
+from autocompress.tensors.ranges import Range
 from autocompress.tensors.sparsity import weight_mask
 from autocompress.tensors.stats import LayerStats, slice_axes
 

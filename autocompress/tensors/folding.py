@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autocompress.components import CompressedLayer
 from autocompress.errors import ModelError
 from autocompress.network.graph import BaseGraph
-from autocompress.tensors.calibration import module_of, oriented
+from autocompress.tensors.module_weights import module_of, oriented
 
 TOLERANCE = 0.05
 """Most that folding may change an output, relative to the largest: float32 computed in another order moves a few activations to

@@ -9,7 +9,7 @@ from autocompress.components import Capabilities
 from autocompress.network.graph import BaseGraph
 from autocompress.network.placement import place
 from autocompress.policy import INTEGER_BITS, Policy
-from autocompress.tensors.calibration import Range
+from autocompress.tensors.ranges import Range
 
 NOTICED = 0.05
 """Ranges whose ends differ by less than this share of the wider one are alike: 5 % more step is 0.4 dB more rounding noise."""

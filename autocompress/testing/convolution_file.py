@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from autocompress.network.graph import OPSET
+from autocompress.network.exporting import OPSET
 from autocompress.testing.batches import Array, normal
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget, Latency, Measurement
-from autocompress.network.graph import OPSET
+from autocompress.network.exporting import OPSET
 from autocompress.policy import LayerPolicy, Policy
 from autocompress.record import Final, Gate, LayerRow, SearchResult, State, Status, StudyContext, TrialRecord
 from autocompress.testing.convolution_file import write_convolution

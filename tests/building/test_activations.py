@@ -25,7 +25,8 @@ from autocompress.components import QuantizedTensor
 from autocompress.errors import PolicyError
 from autocompress.measuring.device import Device
 from autocompress.measuring.runner import load_session
-from autocompress.network.graph import BaseGraph, export
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph
 from autocompress.policy import Activation, LayerPolicy, Policy
 from autocompress.task import Task
 from autocompress.tensors.calibration import Calibration

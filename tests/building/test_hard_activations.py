@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from autocompress.accuracy.evaluation import snr_db
 from autocompress.building.candidate import Candidate, build
 from autocompress.measuring.device import Device
-from autocompress.network.graph import BaseGraph, export
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph
 from autocompress.policy import LayerPolicy, Policy
 from autocompress.task import Task
 from autocompress.tensors.calibration import Calibration

@@ -23,7 +23,9 @@ from autocompress.building.candidate import Candidate, build
 from autocompress.building.lowering import lower
 from autocompress.components import QuantizedTensor
 from autocompress.measuring.device import Device
-from autocompress.network.graph import BaseGraph, export, save
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph
+from autocompress.network.onnx_file import save
 from autocompress.network.placement import Placement
 from autocompress.policy import ChannelPolicy, LayerPolicy, Policy
 from autocompress.task import Task

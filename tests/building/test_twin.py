@@ -15,7 +15,7 @@ from autocompress.building.twin import module_twin, twin_outputs
 from autocompress.components import QuantizedTensor
 from autocompress.measuring.device import Device
 from autocompress.network.channels import ChannelGroups
-from autocompress.network.graph import export
+from autocompress.network.exporting import export
 from autocompress.policy import ChannelPolicy, LayerPolicy, Policy
 from autocompress.task import Task
 from autocompress.tensors.calibration import Calibration

@@ -219,7 +219,7 @@ def _import_everything() -> None:
 
     load_registry()
     with tempfile.TemporaryDirectory() as folder:  # what the first export and the first tracking of a process do once
-        autocompress.network.graph.export(small_net(), torch.zeros(1, 1, 8, 8), Path(folder, "warm.onnx"))
+        autocompress.network.exporting.export(small_net(), torch.zeros(1, 1, 8, 8), Path(folder, "warm.onnx"))
         mlflow.MlflowClient(f"sqlite:///{folder}/warm.db").search_experiments()
     mlflow.utils.requirements_utils._init_modules_to_packages_map()
 

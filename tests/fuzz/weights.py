@@ -16,8 +16,8 @@ from torch import nn
 from autocompress.building.candidate import load_state, save_state
 from autocompress.components import CompressedLayer, QuantizedTensor
 from autocompress.inputs.models import load_weights
-from autocompress.tensors.calibration import Range
 from autocompress.tensors.compress import CompressedModel
+from autocompress.tensors.ranges import Range
 from tests.fuzz.mutation import mutated_bytes, mutated_json
 from tests.fuzz.scratch_file import scratch_file, scratch_folder
 from tests.fuzz.target import Target

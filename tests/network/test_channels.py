@@ -22,7 +22,8 @@ from autocompress.network.channels import (
     keep_indices,
     silenced_module,
 )
-from autocompress.network.graph import BaseGraph, export
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph
 from autocompress.policy import ChannelPolicy
 from autocompress.testing import make_layer
 

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.errors import ExportError
-from autocompress.network.graph import BaseGraph, export, save
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph
+from autocompress.network.onnx_file import save
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

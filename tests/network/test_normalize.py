@@ -11,7 +11,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from autocompress.network.graph import export
+from autocompress.network.exporting import export
 
 
 class Ending(nn.Module):

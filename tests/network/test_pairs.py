@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.network.graph import LayerPair, export
+from autocompress.network.exporting import export
+from autocompress.network.graph import LayerPair
 from autocompress.network.pairs import layer_pairs
 
 if TYPE_CHECKING:

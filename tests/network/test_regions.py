@@ -15,7 +15,8 @@ from autocompress.choices.seeds import seed_policies
 from autocompress.choices.space import SearchSpace, SpaceSettings, build_space
 from autocompress.components import Capabilities
 from autocompress.errors import PolicyError
-from autocompress.network.graph import BaseGraph, Layer, Op, export
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph, Layer, Op
 from autocompress.network.placement import place
 from autocompress.network.regions import RegionPolicy, find_regions, merged, region_options
 from autocompress.policy import LayerPolicy, Policy

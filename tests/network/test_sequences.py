@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from autocompress.building.twin import verify_groups
 from autocompress.network.channels import find_groups
-from autocompress.network.graph import BaseGraph, export
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

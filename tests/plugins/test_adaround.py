@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from autocompress import CompressedLayer, LayerPolicy, Policy, QuantizedTensor, Recoverable, Recovery, Task
 from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError
-from autocompress.network.graph import export
+from autocompress.network.exporting import export
 from autocompress.policy import ChannelPolicy
 from autocompress.tensors.calibration import Calibration
 from autocompress.tensors.compress import LayerDatabase

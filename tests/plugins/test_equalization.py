@@ -13,7 +13,7 @@ from torch import nn
 
 from autocompress import LayerPair, Recovery
 from autocompress.errors import ConfigError
-from autocompress.network.graph import export
+from autocompress.network.exporting import export
 from autocompress.network.pairs import layer_pairs
 from autocompress.testing import RecoveryContract
 

@@ -22,7 +22,8 @@ from autocompress.building.twin import module_twin, twin_outputs
 from autocompress.components import Capabilities
 from autocompress.errors import ModelError
 from autocompress.measuring.device import Device
-from autocompress.network.graph import BaseGraph, export
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph
 from autocompress.policy import Activation, LayerPolicy, Policy
 from autocompress.task import Task
 from autocompress.tensors.calibration import Calibration

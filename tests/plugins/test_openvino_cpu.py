@@ -27,7 +27,8 @@ from autocompress.errors import ConfigError, RuntimeCrashError
 from autocompress.measuring.device import Device, open_device
 from autocompress.measuring.runner import load_module
 from autocompress.network.channels import ChannelGroups
-from autocompress.network.graph import BaseGraph, export
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph
 from autocompress.policy import LayerPolicy, Policy
 from autocompress.tensors.calibration import Calibration
 from autocompress.tensors.compress import LayerDatabase

@@ -11,162 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import autocompress.tensors.calibration
+import autocompress.tensors.patches
 from autocompress.errors import ModelError
-from autocompress.network.graph import BaseGraph, Layer, export
+from autocompress.network.exporting import export
+from autocompress.network.graph import BaseGraph, Layer
 from autocompress.task import Examples, Task
-from autocompress.tensors.calibration import Calibration, Range, fold_factor, sample_patches
+from autocompress.tensors.calibration import Calibration
+from autocompress.tensors.module_weights import fold_factor
+from autocompress.tensors.patches import sample_patches
 from autocompress.testing import make_layer
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
 
 LAYERS = ("stem.0", "inner.0", "outer.0", "depthwise.0", "pointwise", "head")
-
-# --- grids ---
-
-
-@pytest.mark.parametrize(
-    ("low", "high"),
-    [(-1.0, 1.0), (0.0, 6.0), (-3.0, 0.1), (-1e-3, 5.0), (-1e30, 1e30), (0.0, 1e-30), (-2.5, 0.0), (-7e-42, 1e-42), (2.0, 5.0)],
-)
-@pytest.mark.parametrize("bits", [8, 4])
-def test_a_grid_covers_the_range_and_holds_zero(low: float, high: float, bits: int) -> None:
-    grid = Range.of(low, high, bits)
-    levels = 2**bits - 1
-    assert isinstance(grid.zero_point, int)
-    assert 0 <= grid.zero_point <= levels
-    assert grid.scale == float(np.float32(grid.scale)) > 0
-    rounding = 1e-6 if grid.scale > 1e-37 else 0.05  # below, float32 itself is coarse
-    assert (0 - grid.zero_point) * grid.scale <= min(low, 0) + (0.5 + levels * rounding) * grid.scale
-    assert (levels - grid.zero_point) * grid.scale >= max(high, 0) - (0.5 + levels * rounding) * grid.scale
-    assert grid.scale * levels == pytest.approx(max(high, 0) - min(low, 0), rel=rounding)
-
-
-def test_one_sided_ranges_waste_no_code() -> None:
-    assert Range.of(0.0, 255.0) == Range(1.0, 0)
-    assert Range.of(100.0, 255.0) == Range(1.0, 0)
-    assert Range.of(-255.0, 0.0) == Range(1.0, 255)
-    assert Range.of(-255.0, -100.0) == Range(1.0, 255)
-    assert Range.of(-1.0, 254.0) == Range(1.0, 1)
-
-
-@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (-3.0, 2.0), (-1.0, 1.9)])
-def test_a_centred_grid_covers_the_range_in_signed_codes(low: float, high: float) -> None:
-    grid = Range.of(low, high)
-    centred = grid.centred()
-    assert centred.signed
-    assert centred.zero_point == 128
-    assert -128 * centred.scale <= low + grid.scale / 2
-    assert 127 * centred.scale >= high - grid.scale / 2
-    assert centred.scale <= 1.5 * grid.scale
-    assert centred.centred().scale == pytest.approx(centred.scale)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.17, 4.0), (-4.0, 0.5)])
-def test_a_grid_is_not_centred_at_a_large_loss(low: float, high: float) -> None:
-    grid = Range.of(low, high)
-    assert grid.centred() == grid
-    assert not grid.signed
-
-
-def test_one_grid_covers_several() -> None:
-    parts = Range.of(-1.0, 254.0), Range.of(-3.0, 2.0), Range.of(0.0, 300.0)
-    low, high = Range.covering(parts).ends
-    assert (low, high) == pytest.approx((-3.0, 300.0), abs=Range.covering(parts).scale / 2)
-    assert Range.covering(parts[:1]) is parts[0]
-    assert Range.covering([Range.of(-1.0, 1.0, 16), Range.of(0.0, 2.0, 16)]).bits == 16
-
-
-def test_an_empty_range_has_a_grid() -> None:
-    assert Range.of(0.0, 0.0) == Range(1.0, 0)
-    assert Range.of(0.0, 1e-46) == Range(1.0, 0)  # vanishes in float32
-
-
-# --- patches: a convolution is its patches times its weight ---
-
-GEOMETRIES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
-    "plain": (nn.Conv2d(4, 6, 3, bias=False), (9, 7)),
-    "strided_padded": (nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False), (9, 8)),
-    "uneven": (nn.Conv2d(4, 6, (5, 3), stride=(2, 1), padding=(2, 0), dilation=(1, 2), bias=False), (9, 8)),
-    "grouped": (nn.Conv2d(4, 6, 3, groups=2, padding=1, bias=False), (6, 6)),
-    "depthwise": (nn.Conv2d(6, 6, 3, groups=6, stride=2, padding=1, bias=False), (7, 7)),
-    "pointwise": (nn.Conv2d(4, 6, 1, bias=False), (5, 5)),
-    "conv1d": (nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, bias=False), (17,)),
-    "conv3d": (nn.Conv3d(4, 6, (2, 3, 1), stride=(1, 2, 1), padding=(1, 1, 0), bias=False), (4, 5, 3)),
-}
-"""A convolution, and the sides of its inputs."""
-
-
-def described(module: nn.Module) -> Layer:
-    assert isinstance(module, nn.modules.conv._ConvNd)
-    assert not isinstance(module.padding, str)
-    layer = make_layer(tuple(module.weight.shape))
-    geometry = {"strides": module.stride, "dilations": module.dilation, "pads": (*module.padding, *module.padding)}
-    return Layer(**{**vars(layer), **geometry, "groups": module.groups})
-
-
-@pytest.mark.parametrize("name", GEOMETRIES)
-def test_patches_times_weight_are_the_convolution(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autocompress.tensors.calibration, "POSITIONS", 10_000)
-    module, space = GEOMETRIES[name]
-    layer = described(module)
-    inputs = torch.randn(5, layer.shape[1] * layer.groups, *space, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        expected = module(inputs).transpose(0, 1).flatten(1)  # (channels, N positions), as are the products below
-        rows = module.get_parameter("weight").reshape(layer.groups, layer.channels // layer.groups, -1)
-        products = (rows @ sample_patches(inputs, layer).transpose(1, 2)).flatten(0, 1)
-    assert products.shape == expected.shape
-    torch.testing.assert_close(products.sort(dim=1).values, expected.sort(dim=1).values, rtol=1e-4, atol=1e-5)
-
-
-TRANSPOSED: dict[str, tuple[nn.ConvTranspose1d | nn.ConvTranspose2d, tuple[int, ...]]] = {
-    "plain": (nn.ConvTranspose2d(4, 6, 3, bias=False), (5, 4)),
-    "doubling": (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, bias=False), (5, 4)),
-    "uneven": (nn.ConvTranspose2d(4, 6, (5, 2), stride=(3, 1), padding=(2, 0), dilation=(1, 2), bias=False), (4, 5)),
-    "cropped": (nn.ConvTranspose2d(4, 6, 1, stride=2, padding=1, bias=False), (6, 6)),
-    "line": (nn.ConvTranspose1d(4, 6, 4, stride=2, padding=1, bias=False), (7,)),
-}
-
-
-@pytest.mark.parametrize("name", TRANSPOSED)
-def test_patches_times_weight_are_the_transposed_convolution(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autocompress.tensors.calibration, "POSITIONS", 10_000)
-    module, space = TRANSPOSED[name]
-    ends = tuple(size - more for size, more in zip(module.padding, module.output_padding, strict=True))  # type: ignore[arg-type]
-    geometry = {"strides": module.stride, "dilations": module.dilation, "pads": (*module.padding, *ends)}
-    layer = Layer(**{**vars(make_layer(tuple(module.weight.shape), "conv_transpose", channel_axis=1)), **geometry})
-    inputs = torch.randn(5, 4, *space, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        expected = module(inputs).transpose(0, 1).flatten(1)
-        products = module.weight.movedim(1, 0).flatten(1) @ sample_patches(inputs, layer)[0].T
-    assert products.shape == expected.shape
-    torch.testing.assert_close(products.sort(dim=1).values, expected.sort(dim=1).values, rtol=1e-4, atol=1e-5)
-
-
-def test_asymmetric_pads_are_begins_then_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autocompress.tensors.calibration, "POSITIONS", 10_000)
-    layer = Layer(**{**vars(make_layer((1, 1, 1, 1))), "pads": (1, 0, 2, 3)})
-    values = torch.arange(1.0, 7.0).reshape(1, 1, 2, 3)
-    patches = sample_patches(values, layer)
-    assert patches.shape == (1, (1 + 2 + 2) * (0 + 3 + 3), 1)
-    assert patches.flatten().sort().values.tolist() == [0.0] * 24 + [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-
-
-def test_large_images_are_sampled_at_the_same_distinct_places_for_all_images() -> None:
-    layer = make_layer((1, 1, 1, 1))
-    places = torch.arange(20 * 20.0).reshape(1, 1, 20, 20)
-    patches = sample_patches(torch.cat([places, places + 1000]), layer).reshape(2, -1)
-    assert patches.shape == (2, autocompress.tensors.calibration.POSITIONS)
-    assert len(set(patches[0].tolist())) == autocompress.tensors.calibration.POSITIONS
-    assert torch.equal(patches[0] + 1000, patches[1])
-    assert patches[0].min() < 100  # from all over the image
-    assert patches[0].max() > 300
-
-
-def test_linear_layers_give_one_patch_for_each_vector() -> None:
-    values = torch.randn(3, 5, 4)
-    assert torch.equal(sample_patches(values, make_layer((2, 4), "linear")), values.reshape(1, 15, 4))
 
 
 # --- moments of the tiny network's inputs, against torch.nn.functional.unfold of what the module's layers see ---
@@ -211,7 +69,7 @@ def test_input_moments(exhaustive: Calibration, tiny: Tiny, images: Tensor, name
 def sampled(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Calibration:
     """Statistics over 24 positions of each image."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autocompress.tensors.calibration, "POSITIONS", 24)
+        patch.setattr(autocompress.tensors.patches, "POSITIONS", 24)
         calibration = Calibration(tiny.task, tiny.graph, tiny.components, tmp_path_factory.mktemp("sampled"))
         calibration.observe()
     return calibration
@@ -231,7 +89,7 @@ def test_sampled_moments_are_close_to_those_of_all_positions(
 def test_each_batch_is_sampled_at_other_places(sampled: Calibration, tiny: Tiny, images: Tensor) -> None:
     layer = tiny.graph.layers["stem.0"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autocompress.tensors.calibration, "POSITIONS", 24)
+        patch.setattr(autocompress.tensors.patches, "POSITIONS", 24)
         parts = [sample_patches(batch, layer, seed)[0] for seed, batch in enumerate(images.split(32))]
         again = sample_patches(images[:32], layer, 1)[0]
     assert not torch.equal(parts[0], again)

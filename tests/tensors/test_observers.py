@@ -15,7 +15,7 @@ import pytest
 from autocompress_plugins.percentile import Percentile
 from numpy.typing import NDArray
 
-import autocompress.tensors.calibration
+import autocompress.tensors.activations
 from autocompress import Budget, LayerPolicy, Policy, Task, search
 from autocompress.accuracy.evaluation import Evaluator
 from autocompress.building.candidate import layer_rows
@@ -31,9 +31,10 @@ from autocompress.prediction.effects import Journal, SensitivitySettings, measur
 from autocompress.problem import Effect
 from autocompress.reporting.sensitivity import measure_sensitivity
 from autocompress.reporting.sensitivity_table import sensitivity_table
-from autocompress.tensors.calibration import Calibration, Range
+from autocompress.tensors.calibration import Calibration
 from autocompress.tensors.compress import LayerDatabase
 from autocompress.tensors.observers import ObserverPolicy, in_effect, observer_options
+from autocompress.tensors.ranges import Range
 from autocompress.trials.trial import Bench
 from autocompress.verbs import apply_policy
 from autocompress.workspace import Workspace, open_workspace
@@ -116,9 +117,9 @@ def test_one_pass_gives_the_ranges_of_each_observer(
     names = ["percentile", "global", "minmax"]
     components = compose_settings([f"search.observers=[{','.join(names)}]", "tracking=[]"], tiny.registry).components
     opened: list[Path] = []
-    load = autocompress.tensors.calibration.load_session
+    load = autocompress.tensors.activations.load_session
     monkeypatch.setattr(
-        autocompress.tensors.calibration, "load_session", lambda t, path, threads: opened.append(path) or load(t, path, threads)
+        autocompress.tensors.activations, "load_session", lambda t, path, threads: opened.append(path) or load(t, path, threads)
     )
     together = Calibration(spoilt.task, spoilt.graph, components, tmp_path)
     found = {name: together.grids(8, name) for name in names} | {"wide": together.grids(16, "percentile")}

@@ -22,8 +22,8 @@ from autocompress import Grid, Histogram, Observer, QuantizedTensor, Quantizer, 
 from autocompress.network.graph import Layer
 from autocompress.policy import LayerPolicy
 from autocompress.registry import load_registry
-from autocompress.tensors.calibration import Range
 from autocompress.tensors.narrow_weights import LARGEST, narrowed
+from autocompress.tensors.ranges import Range
 from autocompress.tensors.sparsity import largest, n_of_m, weight_mask
 from autocompress.testing.layers import make_layer, make_stats
 
