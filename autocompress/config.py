@@ -26,7 +26,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from autocompress.budget import Budget
-from autocompress.choices.space import SpaceSettings
+from autocompress.choices.space_settings import SpaceSettings
 from autocompress.components import Components, Metric, Observer, Sampler, Target
 from autocompress.errors import AutocompressError, ConfigError
 from autocompress.guarding.masking import mask_files, masked, masked_values

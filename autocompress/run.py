@@ -39,8 +39,9 @@ from autocompress.searching.loop import Goal, SearchRun, help_trials, run_trials
 from autocompress.searching.reproducibility import mask_overlap
 from autocompress.settings import Settings
 from autocompress.studies.guarded_sampler import guarded_sampler
+from autocompress.studies.opening import join_study, open_study
 from autocompress.studies.storage import Storage, opened_storage
-from autocompress.studies.study import SearchStudy, join_study, open_study
+from autocompress.studies.study import SearchStudy
 from autocompress.studies.study_file import save_study
 from autocompress.task import Task
 from autocompress.trials.trial import Bench

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autocompress.choices.space import SpaceSettings
+from autocompress.choices.space_settings import SpaceSettings
 from autocompress.components import Components
 from autocompress.errors import BudgetError
 from autocompress.measuring.device import TimingSettings

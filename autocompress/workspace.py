@@ -15,7 +15,8 @@ from autocompress.accuracy.evaluation import Evaluator
 from autocompress.accuracy.export_check import check_export
 from autocompress.building.preparation import prepare
 from autocompress.building.twin import verify_groups
-from autocompress.choices.space import SearchSpace, build_space
+from autocompress.choices.options import build_space
+from autocompress.choices.space import SearchSpace
 from autocompress.choices.worthwhile import Uses, worthwhile
 from autocompress.components import Components, Metric
 from autocompress.display.progress import Progress
@@ -31,8 +32,8 @@ from autocompress.prediction.effects import Journal
 from autocompress.probing.capability_probe import CapabilityProbe, find_capabilities
 from autocompress.probing.findings import Findings
 from autocompress.settings import Settings
+from autocompress.studies.opening import searched_spaces
 from autocompress.studies.storage import Storage, existing_storage
-from autocompress.studies.study import searched_spaces
 from autocompress.task import Task, check_labels
 from autocompress.tensors.calibration import Calibration
 from autocompress.tensors.compress import LayerDatabase

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from autocompress.choices.space import SearchSpace, build_space
+from autocompress.choices.options import build_space
+from autocompress.choices.space import SearchSpace
 from autocompress.policy import LayerPolicy, Policy
 from benchmarks.acceptance import CASES, run_case
 from benchmarks.other_tools import made_by_others, that_run

@@ -29,8 +29,9 @@ from autocompress.choices.space import SearchSpace
 from autocompress.display.progress import Progress
 from autocompress.record import LayerRow, Objective
 from autocompress.searching.loop import Goal, SearchRun, SearchSettings, run_trials
+from autocompress.studies.opening import open_study
 from autocompress.studies.storage import sqlite_storage
-from autocompress.studies.study import RECORD, open_study
+from autocompress.studies.study import RECORD
 from benchmarks.workbench import publish
 
 if TYPE_CHECKING:

@@ -23,7 +23,9 @@ from typing import Any, cast
 import torch
 
 from autocompress.budget import Budget, Measurement
-from autocompress.choices.space import SearchSpace, SpaceSettings, build_space
+from autocompress.choices.options import build_space
+from autocompress.choices.space import SearchSpace
+from autocompress.choices.space_settings import SpaceSettings
 from autocompress.components import Sampler
 from autocompress.display.progress import Progress
 from autocompress.policy import Policy
@@ -35,8 +37,9 @@ from autocompress.record import TrialRecord
 from autocompress.registry import Registry, load_registry
 from autocompress.reporting.hypervolume import hypervolume
 from autocompress.searching.start import start_batches
+from autocompress.studies.opening import open_study
 from autocompress.studies.storage import sqlite_storage
-from autocompress.studies.study import SearchStudy, open_study
+from autocompress.studies.study import SearchStudy
 from autocompress.trials.trial import Bench, TrialSettings
 from autocompress.verbs import cache_folder
 from benchmarks.busy_clock import busy_seconds

@@ -23,7 +23,7 @@ from autocompress.accuracy.evaluation import Evaluator
 from autocompress.accuracy.intervals import paired_drop
 from autocompress.building.candidate import Candidate, build
 from autocompress.building.recovery import Recoverable
-from autocompress.choices.space import SpaceSettings
+from autocompress.choices.space_settings import SpaceSettings
 from autocompress.components import Components, Recovery
 from autocompress.config import CONFIG_MODULE, job_from, register
 from autocompress.display.progress import Progress

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autocompress.budget import Budget
-from autocompress.choices.space import SearchSpace, stored_bytes
+from autocompress.choices.options import stored_bytes
+from autocompress.choices.space import SearchSpace
 from autocompress.components import Components
 from autocompress.network.graph import BaseGraph, Layer
 from autocompress.network.regions import RegionPolicy

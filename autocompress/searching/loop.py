@@ -27,7 +27,8 @@ from autocompress.searching.ending import Ending
 from autocompress.searching.history import History
 from autocompress.searching.recovery_time import recovery_seconds
 from autocompress.searching.start import STARTS, start_batches
-from autocompress.studies.study import KIND, POLL_SECONDS, SearchStudy
+from autocompress.studies.opening import POLL_SECONDS
+from autocompress.studies.study import KIND, SearchStudy
 from autocompress.tensors.observers import in_effect
 from autocompress.trials.incumbent import Incumbent
 from autocompress.trials.trial import Bench, run_trial

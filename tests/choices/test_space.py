@@ -22,7 +22,9 @@ from optuna.distributions import IntDistribution
 from torch import Tensor
 
 from autocompress import Capabilities, ChannelPolicy, Layer, LayerPolicy, Policy, Quantizer
-from autocompress.choices.space import SearchSpace, SpaceSettings, build_space, stored_bytes
+from autocompress.choices.options import build_space, stored_bytes
+from autocompress.choices.space import SearchSpace
+from autocompress.choices.space_settings import SpaceSettings
 from autocompress.components import Components
 from autocompress.errors import ConfigError, PolicyError
 from autocompress.network.channels import ChannelGroup

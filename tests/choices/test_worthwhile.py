@@ -9,7 +9,9 @@ from autocompress_plugins.affine import Int4, Int8
 from autocompress_plugins.sparse import Sparse
 
 from autocompress import Budget, LayerPolicy
-from autocompress.choices.space import SearchSpace, SpaceSettings, build_space
+from autocompress.choices.options import build_space
+from autocompress.choices.space import SearchSpace
+from autocompress.choices.space_settings import SpaceSettings
 from autocompress.choices.worthwhile import Uses, worthwhile
 from autocompress.network.graph import Op
 from autocompress.network.regions import RegionPolicy

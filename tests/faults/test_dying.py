@@ -21,7 +21,8 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from autocompress import Budget, Measurement, Policy, QuantizedTensor, Sampler, TrialRecord
-from autocompress.choices.space import SpaceSettings, build_space
+from autocompress.choices.options import build_space
+from autocompress.choices.space_settings import SpaceSettings
 from autocompress.components import Quantizer
 from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError, PluginError
@@ -32,8 +33,9 @@ from autocompress.prediction.effects import Journal, SensitivitySettings, measur
 from autocompress.problem import Effect
 from autocompress.searching.loop import Goal, Outcome, SearchRun, SearchSettings, run_trials
 from autocompress.studies.guarded_sampler import guarded_sampler
+from autocompress.studies.opening import open_study
 from autocompress.studies.storage import sqlite_storage
-from autocompress.studies.study import INTERRUPTED, SearchStudy, open_study
+from autocompress.studies.study import INTERRUPTED, SearchStudy
 from autocompress.synthetic import SyntheticProblem
 from autocompress.tensors.compress import LayerDatabase
 from autocompress.tensors.guarded_weights import guarded

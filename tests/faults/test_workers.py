@@ -24,8 +24,9 @@ from autocompress import Budget, LayerPolicy, Measurement, TrialRecord
 from autocompress.choices.space import SearchSpace
 from autocompress.errors import ConfigError
 from autocompress.studies.heartbeat import HEARTBEAT
+from autocompress.studies.opening import join_study, open_study
 from autocompress.studies.storage import Storage, StudySettings, opened_storage
-from autocompress.studies.study import INTERRUPTED, OPEN, STATE, SearchStudy, join_study, open_study
+from autocompress.studies.study import INTERRUPTED, OPEN, STATE, SearchStudy
 from benchmarks.postgres import PASSWORD, missing, postgres_server
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())

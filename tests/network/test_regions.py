@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autocompress.choices.options import build_space
 from autocompress.choices.seeds import seed_policies
-from autocompress.choices.space import SearchSpace, SpaceSettings, build_space
+from autocompress.choices.space import SearchSpace
+from autocompress.choices.space_settings import SpaceSettings
 from autocompress.components import Capabilities
 from autocompress.errors import PolicyError
 from autocompress.network.exporting import export

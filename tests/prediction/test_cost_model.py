@@ -14,7 +14,9 @@ from autocompress_plugins.sparse import Sparse
 from optuna.trial import create_trial
 
 from autocompress.budget import Budget, Latency
-from autocompress.choices.space import SearchSpace, SpaceSettings, build_space
+from autocompress.choices.options import build_space
+from autocompress.choices.space import SearchSpace
+from autocompress.choices.space_settings import SpaceSettings
 from autocompress.display.progress import Progress
 from autocompress.measuring.device import Device
 from autocompress.network.channels import ChannelGroups

@@ -15,7 +15,8 @@ import pytest
 from command import SMALL, run
 from numpy.typing import NDArray
 
-from autocompress.choices.space import SpaceSettings, build_space
+from autocompress.choices.options import build_space
+from autocompress.choices.space_settings import SpaceSettings
 from autocompress.display.progress import Progress
 from autocompress.network.channels import ChannelGroups
 from autocompress.network.regions import RegionPolicy

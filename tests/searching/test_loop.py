@@ -16,7 +16,9 @@ from optuna.samplers import RandomSampler
 
 from autocompress import Budget, LayerPolicy, Measurement, Policy, QuantizedTensor, TrialRecord
 from autocompress.artifact import sha256_of
-from autocompress.choices.space import SearchSpace, SpaceSettings, build_space
+from autocompress.choices.options import build_space
+from autocompress.choices.space import SearchSpace
+from autocompress.choices.space_settings import SpaceSettings
 from autocompress.components import Recovery
 from autocompress.display.progress import Progress
 from autocompress.errors import ConfigError, PolicyError, UnreachableError
@@ -26,8 +28,9 @@ from autocompress.prediction.measured_problem import MeasuredProblem
 from autocompress.record import Objective
 from autocompress.searching.loop import Goal, Outcome, SearchRun, SearchSettings, run_trials
 from autocompress.searching.selection import pareto_front
+from autocompress.studies.opening import open_study
 from autocompress.studies.storage import sqlite_storage
-from autocompress.studies.study import SearchStudy, open_study
+from autocompress.studies.study import SearchStudy
 from autocompress.tensors.compress import LayerDatabase
 from autocompress.trials.trial import Bench
 

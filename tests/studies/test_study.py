@@ -20,8 +20,9 @@ from optuna.trial import TrialState
 from autocompress import Budget, Latency, LayerPolicy, Measurement, Policy, TrialRecord
 from autocompress.choices.space import SearchSpace
 from autocompress.record import LayerRow, Objective, State
+from autocompress.studies.opening import open_study, searched_spaces
 from autocompress.studies.storage import sqlite_storage
-from autocompress.studies.study import SearchStudy, open_study, searched_spaces
+from autocompress.studies.study import SearchStudy
 
 OPTIONS = (LayerPolicy(), LayerPolicy("int8", 8), LayerPolicy("int4", 4))
 SPACE = SearchSpace({"stem": OPTIONS, "head": OPTIONS}, {})

@@ -20,8 +20,10 @@ from autocompress import Budget, LayerPolicy, Policy, Task, search
 from autocompress.accuracy.evaluation import Evaluator
 from autocompress.building.candidate import layer_rows
 from autocompress.choices.observer_columns import ObserverColumns
+from autocompress.choices.options import build_space
 from autocompress.choices.seeds import seed_policies
-from autocompress.choices.space import SearchSpace, SpaceSettings, build_space
+from autocompress.choices.space import SearchSpace
+from autocompress.choices.space_settings import SpaceSettings
 from autocompress.config import compose_settings
 from autocompress.display.progress import Progress
 from autocompress.errors import PolicyError, UnknownComponentError
