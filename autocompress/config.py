@@ -36,7 +36,7 @@ from autocompress.measuring.device import TimingSettings
 from autocompress.prediction.effects import SensitivitySettings
 from autocompress.probing.capability_probe import ProbeSettings
 from autocompress.record import Objective
-from autocompress.registry import KINDS, Registry
+from autocompress.registry import KINDS, Registry, wrong_value
 from autocompress.searching.loop import Goal, SearchSettings
 from autocompress.settings import Settings
 from autocompress.studies.storage import StudySettings
@@ -312,7 +312,7 @@ def _require_types(config: DictConfig, registry: Registry) -> None:
             OmegaConf.update(schema, key, value)
         except OmegaConfBaseException as error:
             inside = error.full_key not in (None, "", key)
-            raise ConfigError(explain(error, registry) if inside else _wrong_value(f"{key}={value}", str(error))) from error
+            raise ConfigError(wrong_value(error) if inside else _wrong_value(f"{key}={value}", str(error))) from error
 
 
 def _is_free(node: Any) -> bool:

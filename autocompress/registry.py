@@ -116,11 +116,23 @@ class Registry:
         try:
             return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(component), dict(settings)))
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{kind}.{name}: {' '.join(str(error).split())}") from error
+            raise ConfigError(wrong_value(error, f"{kind}.{name}.")) from error
 
     def versions(self) -> dict[str, str]:
         """Distribution to version, for the plugins in use."""
         return {plugin.distribution: plugin.version for plugin in self.plugins if plugin.problem is None}
+
+
+def wrong_value(error: OmegaConfBaseException, section: str = "") -> str:
+    """OmegaConf's refusal of a value, with the key and without its own words for types.
+
+    Args:
+        section: what stands before the key that it names.
+    """
+    problem = str(error).partition("\n")[0].rstrip(".")
+    if "not a ListConfig" in problem:
+        problem = "expected a list, for example [VALUE,VALUE]"
+    return f"{(section + (error.full_key or '')).rstrip('.')}: {problem}"
 
 
 def load_registry(entry_points: Iterable[importlib.metadata.EntryPoint] | None = None) -> Registry:

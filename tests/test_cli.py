@@ -245,10 +245,9 @@ def test_completion_can_be_installed(call: Call) -> None:
             ["search", "++search=${objective}"],
             "search=accuracy: search has options of its own: search.trials, search.timeout, ",
         ),
-        (
-            ["search", "++search.seeds=${objective}"],
-            "Invalid value assigned: AnyNode is not a ListConfig, list or tuple. full_key: ",
-        ),
+        (["search", "++search.seeds=${objective}"], "search.seeds: expected a list, for example [VALUE,VALUE]"),
+        (["search", "+quantizer.gptq.bits=3"], "quantizer.gptq.bits: expected a list, for example [VALUE,VALUE]"),
+        (["search", "+quantizer.gptq.steps=3"], "quantizer.gptq: no option 'steps'; options: "),
         (
             ["search", "++quantizer.int8=${objective}"],
             "quantizer.int8=accuracy: expected a mapping; options: bits, group_size, ",
