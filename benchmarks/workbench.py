@@ -170,7 +170,7 @@ def publish(name: str, rows: Any) -> None:
 
 def _command() -> str:
     """Without the folders of the machine it ran on."""
-    module = getattr(sys.modules["__main__"].__spec__, "name", "")
+    module = getattr(sys.modules["__main__"].__spec__, "name", "").removesuffix(".__main__")
     return " ".join(["python -m", module, *("FOLDER" if Path(word).is_absolute() else word for word in sys.argv[1:])])
 
 
