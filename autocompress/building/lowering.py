@@ -24,8 +24,7 @@ class Lowered:
     """An edited graph.
 
     Attributes:
-        encodings: layer to how its weight is stored: float32, int8, int4, codebook4, blocks-int8, blocks-int4, or, as a bit
-            mask and packed non-zeros, sparse-int8, sparse-int4, sparse-codebook4.
+        encodings: layer to how its weight is stored, see `LayerLowering`.
     """
 
     model: ir.Model
@@ -40,8 +39,9 @@ def lower(graph: BaseGraph, compressed: CompressedModel, placement: Placement, c
         if name in compressed.layers:
             grid = compressed.ranges.get(placement.quantized.get(layer.input, ""))
             layers.replace(layer, compressed.layers[name], placement.modes.get(name), grid)
-    for name in placement.dynamic:
-        layers.make_dynamic(name)
+    for op in graph.ops:
+        if op.name in placement.dynamic:
+            layers.make_dynamic(op.name)
     for op in graph.ops:
         if op.op_type in HARD and op.name in placement.integer:
             grids.make_hard(op)

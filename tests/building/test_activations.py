@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from autocompress.accuracy.evaluation import Evaluator, snr_db
 from autocompress.building.candidate import Candidate, build, layer_rows, load_state, placement_warnings, save_state
+from autocompress.building.lowering import lower
 from autocompress.building.twin import module_twin, twin_outputs
 from autocompress.components import QuantizedTensor
 from autocompress.errors import PolicyError
@@ -27,6 +29,7 @@ from autocompress.measuring.device import Device
 from autocompress.measuring.runner import load_session
 from autocompress.network.exporting import export
 from autocompress.network.graph import BaseGraph
+from autocompress.network.placement import place
 from autocompress.policy import Activation, LayerPolicy, Policy
 from autocompress.task import Task
 from autocompress.tensors.calibration import Calibration
@@ -237,9 +240,9 @@ def test_errors_of_each_kind_of_layer(bench: Bench, tmp_path: Path, mode: Activa
     seen = {tensor: seen_by_readers(base.graph, model.graph, tensor) for pair in ends.values() for tensor in pair}
     given = {value.name for value in model.graph.input}
     names = [name for name in dict.fromkeys(name for name, _ in seen.values()) if name not in given]
-    for place, name in enumerate(names):
-        model.graph.node.append(onnx.helper.make_node("Identity", [name], [f"seen{place}"]))
-        model.graph.output.append(onnx.helper.make_tensor_value_info(f"seen{place}", onnx.TensorProto.FLOAT, None))
+    for position, name in enumerate(names):
+        model.graph.node.append(onnx.helper.make_node("Identity", [name], [f"seen{position}"]))
+        model.graph.output.append(onnx.helper.make_tensor_value_info(f"seen{position}", onnx.TensorProto.FLOAT, None))
     onnx.save(model, tmp_path / "seen.onnx")
     inputs = bench.task.sets["calibration"].inputs[:EXAMPLES]
     outputs = load_session(bench.device._target, tmp_path / "seen.onnx", threads=1)([inputs])
@@ -470,6 +473,31 @@ def test_a_product_of_two_activations(heads: Bench, precision: Any) -> None:
     assert set(products) & candidate.integer == set(products) & integer
     assert snr_db(heads.reference(), heads.outputs(candidate)) > 25
     heads.evaluator.check(candidate.artifact.path, EXAMPLES)
+
+
+class InOrder(frozenset[str]):
+    """A set that is gone through as it is told; a plain one's order changes from process to process."""
+
+    backwards = False
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(super().__iter__(), reverse=self.backwards))
+
+
+class Backwards(InOrder):
+    backwards = True
+
+
+def test_a_file_has_the_same_bytes_in_every_process(heads: Bench, tiny: Tiny) -> None:
+    products = [op.name for op in heads.graph.ops if op.op_type == "MatMul"]
+    policy, capabilities = Policy(ops=dict.fromkeys(products, "dynamic")), tiny.components.target.capabilities()
+    placement = place(heads.graph, policy, capabilities)
+    assert placement.dynamic == {*products}
+    files = []
+    for order in (InOrder, Backwards):
+        lowered = lower(heads.graph, CompressedModel({}, {}), replace(placement, dynamic=order(products)), capabilities)
+        files.append(ir.serde.serialize_model(lowered.model).SerializeToString())
+    assert files[0] == files[1]
 
 
 def test_a_product_is_float_unless_its_inputs_are_quantized_anyway(heads: Bench) -> None:
