@@ -269,7 +269,8 @@ def search_settings(config: DictConfig, registry: Registry, folder: Path) -> Set
     """
     _require_values(config)
     _refuse_unknown(config, registry)
-    _require_types(config, registry)
+    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    _require_types(OmegaConf.structured(OmegaConf.get_type(config)), values)
     schema = cast(BaseSchema, OmegaConf.to_object(config))
     if schema.objective not in get_args(Objective):
         raise ConfigError(f"objective='{schema.objective}': expected one of {', '.join(get_args(Objective))}")
@@ -283,7 +284,7 @@ def search_settings(config: DictConfig, registry: Registry, folder: Path) -> Set
         sensitivity=schema.sensitivity,
         probe=schema.probe,
         folder=folder,
-        plain=cast(Mapping[str, Any], masked_values(OmegaConf.to_container(config, resolve=True))),
+        plain=cast(Mapping[str, Any], masked_values(values)),
         study=schema.study,
     )
 
@@ -304,15 +305,14 @@ def _refuse_unknown(config: DictConfig, registry: Registry) -> None:
         raise ConfigError(_unknown_key(unknown[0], registry))
 
 
-def _require_types(config: DictConfig, registry: Registry) -> None:
+def _require_types(schema: DictConfig, values: Mapping[str, Any]) -> None:
     """Hydra does not look at what an interpolation such as `search=${objective}` gives to a section or a list."""
-    schema = OmegaConf.structured(OmegaConf.get_type(config))
-    for key, value in cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)).items():
+    for key, value in values.items():
         try:
             OmegaConf.update(schema, key, value)
         except OmegaConfBaseException as error:
             inside = error.full_key not in (None, "", key)
-            raise ConfigError(wrong_value(error) if inside else _wrong_value(f"{key}={value}", str(error))) from error
+            raise ConfigError(wrong_value(error) if inside else _wrong_override(f"{key}={value}", str(error))) from error
 
 
 def _is_free(node: Any) -> bool:
@@ -373,7 +373,7 @@ def explain(error: Exception, registry: Registry) -> str:
     if unread:
         return _unread(unread[1] or "", unread[2] or "")
     wrong = re.search(r"^Error merging override (\S+) (.*?)( value: .*)? full_key: ", text)
-    return _wrong_value(wrong[1], wrong[2]) if wrong else text
+    return _wrong_override(wrong[1], wrong[2]) if wrong else text
 
 
 def _unread(word: str, problem: str) -> str:
@@ -385,7 +385,7 @@ def _unread(word: str, problem: str) -> str:
     )
 
 
-def _wrong_value(override: str, problem: str) -> str:
+def _wrong_override(override: str, problem: str) -> str:
     """What is wrong with a value, beside the override as it was written."""
     key = override.partition("=")[0]
     inner = [name for name in _keys(OmegaConf.structured(JobSchema)) if name.startswith(f"{key}.")]

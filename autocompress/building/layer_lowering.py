@@ -94,7 +94,7 @@ class LayerLowering:
         source = node.inputs[0]
         assert source is not None
         turned = weight if layer.channel_axis == 1 else replace(weight, codes=weight.codes.T, axis=1)
-        self.encodings[layer.name], codes = write_codes(self._edit, turned, self._capabilities)
+        codes = self._codes(layer, turned)
         found, scale, zero_point = self._found_grid(source)
         zero_points = [self._edit.initializer(weight.zero_point.numpy())] if weight.zero_point.any() else []
         product = self._edit.node("MatMulInteger", [found, codes, zero_point, *zero_points])
@@ -105,8 +105,7 @@ class LayerLowering:
     def _replace_lookup(self, layer: Layer, node: ir.Node, weight: QuantizedTensor) -> None:
         rows = node.inputs[1]
         assert rows is not None
-        self.encodings[layer.name], codes = write_codes(self._edit, weight, self._capabilities)
-        value = self._edit.as_float(self._edit.node("Gather", [codes, rows]))
+        value = self._edit.as_float(self._edit.node("Gather", [self._codes(layer, weight), rows]))
         if weight.zero_point.any():
             value = self._edit.node("Sub", [value, self._looked_up(weight.zero_point.float(), rows)])
         self._edit.substitute(node, self._edit.node("Mul", [value, self._looked_up(weight.scale, rows)]))
@@ -149,10 +148,13 @@ class LayerLowering:
             if shape is not None and shape.numpy()[-1] == before:
                 reader.replace_input_with(1, self._edit.initializer(np.append(shape.numpy()[:-1], after)))
 
+    def _codes(self, layer: Layer, weight: QuantizedTensor) -> ir.Value:
+        self.encodings[layer.name], codes = write_codes(self._edit, weight, self._capabilities)
+        return codes
+
     def _float_weight(self, layer: Layer, weight: QuantizedTensor) -> ir.Value:
         """The values of the codes, computed once at load."""
-        self.encodings[layer.name], codes = write_codes(self._edit, weight, self._capabilities)
-        value = self._edit.as_float(codes)
+        value = self._edit.as_float(self._codes(layer, weight))
         if weight.zero_point.any():
             value = self._edit.node("Sub", [value, self._edit.initializer(_along(weight.zero_point.float(), weight).numpy())])
         return self._edit.node("Mul", [value, self._edit.initializer(_along(weight.scale, weight).numpy())])
@@ -161,8 +163,7 @@ class LayerLowering:
         return None if compressed.bias is None else self._edit.initializer(compressed.bias.numpy())
 
     def _dequantized_weight(self, layer: Layer, weight: QuantizedTensor) -> ir.Value:
-        encoding, codes = write_codes(self._edit, weight, self._capabilities)
-        self.encodings[layer.name] = encoding
+        codes = self._codes(layer, weight)
         if weight.zero_point.any() and _fits_byte(weight):
             codes = self._edit.node("Sub", [codes, self._edit.initializer(_along(weight.zero_point, weight).numpy())])
             weight = replace(weight, zero_point=torch.zeros_like(weight.zero_point))
